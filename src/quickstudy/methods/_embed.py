@@ -1,0 +1,32 @@
+"""Tasks through one shared encoder, and what metric methods make of the embedding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core import Batch
+
+NEVER = -1e4  # the logit of a class that has no example in the support; finite, so that losses stay finite
+
+
+def embed(encoder: nn.Module, x: Tensor) -> Tensor:
+    """All tasks in one call of the encoder. Shape: ``[T, n, *x]`` to ``[T, n, features]``."""
+    features: Tensor = encoder(x.flatten(0, 1))
+    return features.flatten(1).unflatten(0, x.shape[:2])
+
+
+def class_means(features: Tensor, support: Batch, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Mean feature of each class, and which classes have any example.
+
+    Shape:
+        ``features [T, n, f]`` to ``[T, N, f]`` and bool ``[T, N]``.
+    """
+    member = torch.nn.functional.one_hot(support.y, n_classes) * support.weights.unsqueeze(-1)
+    size = member.sum(1)
+    return member.mT @ features / size.clamp_min(1e-12).unsqueeze(-1), size > 0
+
+
+def squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared Euclidean distance of all pairs, smooth at zero. Shape: ``[T, m, f], [T, k, f]`` to ``[T, m, k]``."""
+    return a.square().sum(-1, keepdim=True) - 2 * a @ b.mT + b.square().sum(-1).unsqueeze(-2)

@@ -1,0 +1,126 @@
+"""Gradient steps inside ``adapt``: T tasks at once, each with its own copy of some parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from quickstudy.core import Batch, Problem
+
+Params = dict[str, Tensor]
+TaskLoss = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
+
+
+def trainable(module: nn.Module) -> Params:
+    """The parameters that may move, by name. Frozen ones stay where they are, in every task."""
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def task_loss(module: nn.Module, problem: Problem) -> TaskLoss:
+    """One task's loss as a function of the parameters: ``(params, x [n, *x], y, weight) -> []``."""
+
+    def loss(params: Params, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        return problem.loss(functional_call(module, params, (x,)), y, weight)
+
+    return loss
+
+
+def predict_each(module: nn.Module, params: Params, x: Tensor) -> Tensor:
+    """Each task's inputs through the task's own parameters. Shape: ``[T, m, *x]`` to ``[T, m, out]``."""
+    call = vmap(lambda p, one: functional_call(module, p, (one,)), randomness="different")
+    prediction: Tensor = call(params, x)
+    return prediction
+
+
+def spread(params: Params, n_tasks: int) -> Params:
+    """A copy for each task, without the memory: ``[*p]`` to ``[T, *p]``."""
+    return {name: value.expand(n_tasks, *value.shape) for name, value in params.items()}
+
+
+def descend(
+    loss: TaskLoss,
+    start: Params,
+    support: Batch,
+    steps: int,
+    rate: float | Params,
+    *,
+    first_order: bool = False,
+) -> Params:
+    """Plain gradient descent, differentiable: ``phi_t <- phi_t - rate * grad L(phi_t, support_t)``.
+
+    Args:
+        loss: one task's loss.
+        start: where all tasks begin, ``[*p]`` each.
+        support: the tasks' examples.
+        steps: how many steps.
+        rate: step size; or one for each parameter, broadcast against it.
+        first_order: take the inner gradients as constants when differentiating through the steps.
+
+    Returns:
+        Each task's parameters, ``[T, *p]``.
+    """
+    w = support.weights
+    fast = start
+    for step in range(steps):
+        # the first step starts from one shared point: a plain batched pass, not one net a task
+        where = None if step == 0 else 0
+        gradient = vmap(grad(loss), in_dims=(where, 0, 0, 0), randomness="different")(fast, support.x, support.y, w)
+        if first_order:
+            gradient = {name: value.detach() for name, value in gradient.items()}
+        fast = {
+            name: value - (rate if isinstance(rate, float) else rate[name]) * gradient[name]
+            for name, value in fast.items()
+        }
+    return fast if steps else spread(start, support.n_tasks)
+
+
+def settle(
+    loss: TaskLoss,
+    start: Params,
+    support: Batch,
+    steps: int,
+    rate: float,
+    *,
+    rows: int = 256,
+    decay: float = 0.0,
+) -> Params:
+    """Adam on each task's examples, not differentiable: what a person does with one data set.
+
+    Supports larger than ``rows`` are walked through in their given order, ``rows`` examples a step.
+
+    Args:
+        loss: one task's loss.
+        start: each task's first parameters, ``[T, *p]``.
+        support: the tasks' examples.
+        steps: how many steps.
+        rate: Adam's step size.
+        rows: examples of a step.
+        decay: decoupled weight decay a step, relative to ``rate``.
+
+    Returns:
+        Each task's parameters, ``[T, *p]``, without history.
+    """
+    names = list(start)
+    phi = [start[name].detach().clone() for name in names]
+    m = [torch.zeros_like(p) for p in phi]
+    v = [torch.zeros_like(p) for p in phi]
+    gradient = vmap(grad(loss), randomness="different")
+    task = torch.arange(support.n_tasks).unsqueeze(1)
+    count = (support.weights > 0).sum(1, keepdim=True).clamp_min(1)
+    window = torch.arange(rows)
+    with torch.no_grad():
+        for step in range(steps):
+            x, y, w = support.x, support.y, support.weights
+            if support.n > rows:
+                place = (step * rows + window) % count
+                x, y, w = x[task, place], y[task, place], w[task, place]
+            g = gradient(dict(zip(names, phi, strict=True)), x, y, w)
+            for i, name in enumerate(names):
+                m[i].lerp_(g[name], 0.1)
+                v[i].lerp_(g[name].square(), 0.001)
+                m_hat, v_hat = m[i] / (1 - 0.9 ** (step + 1)), v[i] / (1 - 0.999 ** (step + 1))
+                phi[i].mul_(1 - rate * decay).sub_(rate * m_hat / (v_hat.sqrt() + 1e-8))
+    return dict(zip(names, phi, strict=True))

@@ -1,0 +1,69 @@
+"""Model-agnostic meta-learning: an initialisation from which a few gradient steps learn a task."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from quickstudy.core import Batch, Method, Predictor, Problem
+from quickstudy.methods._inner import descend, predict_each, task_loss, trainable
+from quickstudy.nets import net_for
+
+
+class MAML(Method):
+    r"""Learn the initialisation :math:`\theta` that gradient descent adapts best.
+
+    .. math::
+        \phi_t = \theta - \alpha \nabla_\theta L_t(\theta, D_t^{tr}) \quad \text{(eq. 1, repeated ``steps`` times)}
+        \qquad \min_\theta \sum_t L_t(\phi_t, D_t^{test}) \quad \text{(eq. 2)}
+
+    Args:
+        problem: what the tasks look like.
+        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs.
+        inner_lr: alpha, the step size of adaptation on the mean loss.
+        steps: gradient steps in training.
+        test_steps: gradient steps at test; 0 stands for ``steps``.
+        first_order: ignore second derivatives (FOMAML).
+
+    Shape:
+        support.x ``[T, n, *x]``, query ``[T, m, *x]``, prediction ``[T, m, outputs]``.
+
+    Reference:
+        Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, arXiv:1703.03400. Departs from the released code in
+        two ways: the inner loss is the mean over examples (there: a sum over classes), and batch
+        normalisation's scale is learned too.
+    """
+
+    name: ClassVar[str] = "maml"
+    summary: ClassVar[str] = "an initialisation that a few gradient steps adapt"
+    reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
+    transductive: ClassVar[bool] = True  # through batch statistics, where the net normalises batches
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 5, 10)}
+
+    def __init__(
+        self,
+        problem: Problem,
+        net: nn.Module | None = None,
+        *,
+        inner_lr: float = 0.1,
+        steps: int = 1,
+        test_steps: int = 0,
+        first_order: bool = False,
+    ) -> None:
+        super().__init__(problem)
+        self.net = net_for(problem, norm="batch") if net is None else net
+        self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
+
+    def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
+        """Take gradient steps from the shared initialisation, on each task's support."""
+        steps = self.steps if self.training or not self.test_steps else int(self.test_steps)
+        phi = descend(
+            task_loss(self.net, self.problem),
+            trainable(self.net),
+            support,
+            steps,
+            self.inner_lr,
+            first_order=self.first_order,
+        )
+        return lambda x: predict_each(self.net, phi, x)

@@ -1,0 +1,233 @@
+"""The supervised loop: sample episodes, take the losses ``[T]``, combine, step; keep the best on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quickstudy.combine import mean
+from quickstudy.core import Episodes, Method, Problem, RunError, TaskFamily
+from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
+
+Combine = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class History:
+    """What a training run saw, one entry a validation.
+
+    Attributes:
+        step: training steps taken.
+        loss: mean training loss since the entry before.
+        score: validation score, mean over tasks.
+        best_step: the step whose parameters were kept.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    best_step: int = 0
+
+
+def task_scores(method: Method, episodes: Episodes, *, chunk: int = 16) -> Tensor:
+    """Adapt to each task's support and score its query, in eval mode and without history. Shape: ``[T]``."""
+    training = method.training
+    method.eval()
+    problem = method.problem
+    spread = target_spread(problem, episodes)
+    scores = []
+    with torch.no_grad():
+        for part in episodes.chunks(chunk):
+            prediction = method.adapt(part.support, part.task)(part.query.x)
+            scores.append(problem.scores(prediction, part.query, spread))
+    method.train(training)
+    return torch.cat(scores)
+
+
+def target_spread(problem: Problem, episodes: Episodes) -> float:
+    """Variance of the regression targets over all queries, the yardstick of explained variance."""
+    if problem.kind == "classification":
+        return 1.0
+    w = episodes.query.weights.unsqueeze(-1)
+    y = episodes.query.y
+    middle = (y * w).sum((0, 1)) / w.sum((0, 1))
+    return float((((y - middle).square() * w).sum((0, 1)) / w.sum((0, 1))).mean().clamp_min(1e-12))
+
+
+def weighted_mean(scores: Tensor, weights: Tensor) -> float:
+    """Mean over tasks. Shape: both ``[T]``."""
+    return float((scores * weights).sum() / weights.sum())
+
+
+def fit(
+    method: Method,
+    train: TaskFamily,
+    *,
+    steps: int = 1000,
+    tasks: int = 16,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    validation: Episodes | None = None,
+    every: int = 100,
+    combine: Combine = mean,
+    generator: torch.Generator | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> History:
+    """Train ``method`` on episodes of ``train``; leaves it with the parameters that did best on ``validation``.
+
+    The loop has no access to test tasks. Adam, its step size falling to zero along a half cosine. A run that was
+    killed at any moment and resumed from its checkpoint gives the same numbers as an unbroken one, on CPU bit for bit.
+
+    Args:
+        method: trained in place.
+        train: where episodes come from.
+        steps: optimiser steps.
+        tasks: tasks in a step.
+        lr: first step size.
+        weight_decay: decoupled (AdamW).
+        validation: fixed episodes for choosing the best parameters; None keeps the last.
+        every: steps between validations, and between checkpoints.
+        combine: makes one number of the losses ``[T]``.
+        generator: the only source of randomness.
+        checkpoint: file to save to; None saves nothing.
+        resume: go on from ``checkpoint`` if it exists.
+        progress: called with (steps done, steps).
+
+    Raises:
+        RunError: a loss is not finite (names the step and the task).
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    history = History()
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    if not method.trains or not parameters:
+        return history
+    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    best = _Best(method)
+    start, total = 0, 0.0
+    if resume and checkpoint is not None and checkpoint.is_file():
+        start, total = _load(checkpoint, method, optimiser, best, generator, history)
+    method.train()
+    for step in range(start, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        episodes = train.sample(tasks, generator)
+        losses = method(episodes)
+        if not bool(torch.isfinite(losses).all()):
+            _stop(losses, episodes, step, checkpoint)
+        optimiser.zero_grad()
+        combine(losses).backward()
+        optimiser.step()
+        total += float(losses.detach().mean())
+        done = step + 1
+        if done % every == 0 or done == steps:
+            history.step.append(done)
+            history.loss.append(total / (done - (history.step[-2] if len(history.step) > 1 else 0)))
+            total = 0.0
+            if validation is not None:
+                scores = task_scores(method, validation)
+                weights = method.problem.task_weights(validation.query)
+                history.score.append(weighted_mean(scores, weights))
+                best.update(method, scores, weights, done)
+            if checkpoint is not None:
+                _save(checkpoint, method, optimiser, best, generator, history, done, total)
+        if progress is not None:
+            progress(done, steps)
+    if validation is not None:
+        best.restore(method)
+        history.best_step = best.step
+    else:
+        history.best_step = steps
+    method.eval()
+    return history
+
+
+class _Best:
+    """The best parameters so far; task by task where no parameter is shared."""
+
+    def __init__(self, method: Method) -> None:
+        self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
+        self.scores = torch.full((1,), -torch.inf)
+        self.step = 0
+
+    def update(self, method: Method, scores: Tensor, weights: Tensor, step: int) -> None:
+        now = method.state_dict()
+        if method.separable:
+            if self.scores.shape != scores.shape:
+                self.scores = torch.full_like(scores, -torch.inf)
+            better = scores > self.scores
+            for name, _ in method.named_parameters():
+                self.state[name][better] = now[name].detach()[better]
+            self.scores = torch.where(better, scores, self.scores)
+            self.step = step
+            return
+        score = torch.tensor([weighted_mean(scores, weights)])
+        if bool(score > self.scores):
+            self.state = {name: value.detach().clone() for name, value in now.items()}
+            self.scores, self.step = score, step
+
+    def restore(self, method: Method) -> None:
+        method.load_state_dict(self.state)
+
+
+def _stop(losses: Tensor, episodes: Episodes, step: int, checkpoint: Path | None) -> None:
+    """Name the step and the task whose loss is not finite."""
+    where = int((~torch.isfinite(losses)).nonzero()[0])
+    task = where if episodes.task is None else int(episodes.task[where])
+    kept = f" The run up to the last checkpoint is in {checkpoint}." if checkpoint is not None else ""
+    raise RunError(
+        f"Expected finite losses. Found {float(losses[where])} at step {step} in task {task}. "
+        f"Lower the step size (or the inner step size), or look at that task's data.{kept}"
+    )
+
+
+def _save(
+    path: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    best: _Best,
+    generator: torch.Generator,
+    history: History,
+    step: int,
+    total: float,
+) -> None:
+    optimiser_tensors, optimiser_plain = pack_optimiser(optimiser)
+    tensors = {f"method/{k}": v for k, v in method.state_dict().items()}
+    tensors |= {f"best/{k}": v for k, v in best.state.items()}
+    tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors.items()}
+    tensors |= {"best_scores": best.scores, "generator": generator.get_state()}
+    meta: dict[str, Any] = {
+        "step": step,
+        "total": total,
+        "best_step": best.step,
+        "optimiser": optimiser_plain,
+        "history": vars(history),
+    }
+    save_checkpoint(path, tensors, meta)
+
+
+def _load(
+    path: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    best: _Best,
+    generator: torch.Generator,
+    history: History,
+) -> tuple[int, float]:
+    tensors, meta = load_checkpoint(path)
+    part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
+    method.load_state_dict(part("method/"))
+    unpack_optimiser(optimiser, part("optimiser/"), meta["optimiser"])
+    best.state, best.scores, best.step = part("best/"), tensors["best_scores"], int(meta["best_step"])
+    generator.set_state(tensors["generator"])
+    for key, value in meta["history"].items():
+        setattr(history, key, value)
+    return int(meta["step"]), float(meta["total"])
