@@ -269,6 +269,7 @@ class Method(nn.Module):
         order_free: whether the order of the support examples is without effect.
         separable: whether every parameter belongs to one task (leading axis ``n_tasks``), so that
             each task may keep its own best checkpoint.
+        lr: the step size that training takes unless told otherwise.
         settings: settings of ``adapt`` that are chosen on validation data after training, with their values.
     """
 
@@ -281,6 +282,7 @@ class Method(nn.Module):
     transductive: ClassVar[bool] = False
     order_free: ClassVar[bool] = True
     separable: ClassVar[bool] = False
+    lr: ClassVar[float] = 1e-3
     settings: ClassVar[dict[str, tuple[float, ...]]] = {}
 
     def __init__(self, problem: Problem) -> None:
