@@ -99,8 +99,9 @@ def decide(
 
     The best shared method and the best way of learning alone are each chosen by their validation score. Then:
 
-    - ``share`` if the interval of their difference lies above zero, and every seed agrees in sign;
-    - ``alone`` if the interval lies below ``margin``: whatever sharing gains is too little to matter;
+    - ``alone`` if the interval of their difference lies below ``margin``: whatever sharing gains is too little to
+      matter, however certain it is;
+    - ``share`` if the interval lies above zero, and every seed agrees in sign;
     - ``uncertain`` otherwise, and always with fewer than five tasks.
 
     Args:
@@ -140,10 +141,10 @@ def decide(
     by_seed = _seed_means(shared.scores - alone.scores, weights)
     decision: Decision = "uncertain"
     if len(tasks) >= FEWEST:
-        if chosen.low > 0 and bool((by_seed > 0).all()):
-            decision = "share"
-        elif chosen.high < margin:
+        if chosen.high < margin:
             decision = "alone"
+        elif chosen.low > 0 and bool((by_seed > 0).all()):
+            decision = "share"
     text = _words(decision, chosen, alone.name, len(tasks), len(rivals), metric, margin)
     verdict = Verdict(decision, chosen.name, alone.name, chosen.mean, chosen.low, chosen.high, chosen.hurt, text)
     return verdict, differences
