@@ -34,6 +34,11 @@ class ClassSet:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.x):
             raise InputError(f"Expected a name for each of {len(self.x)} classes. Found {len(self.names)} names.")
+        if self.x.is_floating_point() and not bool(torch.isfinite(self.x).all()):
+            bad = self.names[int((~torch.isfinite(self.x.flatten(1))).any(1).nonzero()[0])]
+            raise InputError(
+                f"Expected finite numbers. Found NaN or infinite values in class {bad!r}. Fill or drop those examples."
+            )
 
     @property
     def counts(self) -> Tensor:

@@ -73,7 +73,7 @@ class Study:
             return _have(self.have, seed)
         if question == "meet" and isinstance(self.meet, TaskTable):
             return _meet_tasks(self.meet, seed, k)
-        if question == "meet" and self.meet is not None:
+        if question == "meet" and isinstance(self.meet, SplitClasses):
             return _meet_classes(self.meet, k, episodes)
         why = (self.missing or {}).get(question, "these data have no such tasks")
         raise InputError(f"Expected data for the question {question!r}. Found none in {self.name}: {why}.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from quickstudy.core import Batch, Episodes, InputError, Kind, Problem
 
+Array = NDArray[Any]
+Metric = Literal["accuracy", "auc", "explained variance"]
 ROW_SPLIT = (0.60, 0.15, 0.25)  # train, validation, test
 
 
@@ -42,76 +46,161 @@ class TaskTable:
     labels: tuple[str, ...] = ()
     group: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise InputError(
+                f"Expected at least two tasks. Found {len(self.names)}: {list(self.names)}. "
+                "With a single task there is nothing to share; use any scikit-learn estimator."
+            )
+        if self.problem.kind == "classification" and self.problem.n_outputs < 2:
+            raise InputError("Expected at least two classes. Found one: there is nothing to tell apart.")
+
     @classmethod
     def from_arrays(
         cls,
         tasks: Mapping[str, tuple[ArrayLike, ArrayLike]],
         kind: Kind,
         *,
-        metric: str | None = None,
+        metric: Metric | None = None,
         labels: Sequence[str] = (),
         shared_labels: bool = True,
         group: Mapping[str, ArrayLike] | None = None,
     ) -> TaskTable:
         """From one pair of arrays a task: inputs ``[n, *x]`` and targets ``[n]`` or ``[n, d]``.
 
+        Args:
+            tasks: each task's inputs and targets, by name.
+            kind: ``"classification"`` (targets are class indices) or ``"regression"``.
+            metric: the score that people read; by default accuracy, or explained variance.
+            labels: what the classes are called.
+            shared_labels: whether class k means the same in every task.
+            group: for each task, which of its examples belong together, ``[n]``.
+
         Raises:
-            InputError: one task only, an empty task, inputs of different shape, NaN or infinite numbers.
+            InputError: one task only, an empty task, inputs of different shape, NaN or infinite numbers, targets
+                that are no class indices, examples without a target or a group.
         """
-        if len(tasks) < 2:
-            raise InputError(
-                f"Expected at least two tasks. Found {len(tasks)}: {list(tasks)}. "
-                "With a single task there is nothing to share; use any scikit-learn estimator."
-            )
-        xs, ys = [], []
+        xs: list[Array] = []
+        ys: list[Array] = []
+        groups: list[Array] = []
         for name, (x_raw, y_raw) in tasks.items():
-            x, y = np.asarray(x_raw), np.asarray(y_raw)
+            x, y = _numbers(x_raw, "inputs", name), _numbers(y_raw, "targets", name)
             if len(x) == 0:
                 raise InputError(f"Expected at least one example in every task. Found none in task {name!r}. Drop it.")
             if len(x) != len(y):
                 raise InputError(
                     f"Expected one target an example. Found {len(x)} inputs and {len(y)} targets in task {name!r}."
                 )
-            for what, values in (("inputs", x), ("targets", y)):
-                if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    bad = int((~np.isfinite(values)).sum())
+            x = x[:, None] if x.ndim == 1 else x
+            if kind == "classification":
+                _check_classes(y, name)
+            elif y.ndim == 1:
+                y = y[:, None]
+            for what, new, old in (("inputs", x, xs), ("targets", y, ys)):
+                if old and new.shape[1:] != old[0].shape[1:]:
                     raise InputError(
-                        f"Expected finite numbers. Found {bad} NaN or infinite values in the {what} of task "
-                        f"{name!r}. Fill or drop those rows."
+                        f"Expected {what} of one shape, {old[0].shape[1:]}. Found {new.shape[1:]} in task {name!r}."
                     )
-            if xs and x.shape[1:] != xs[0].shape[1:]:
-                raise InputError(
-                    f"Expected inputs of one shape, {xs[0].shape[1:]}. Found {x.shape[1:]} in task {name!r}."
-                )
+            if group is not None:
+                groups.append(np.asarray(group[name]))
+                if groups[-1].shape != (len(x),):
+                    raise InputError(
+                        f"Expected one group an example, {len(x)} of them. Found {groups[-1].shape} in task {name!r}."
+                    )
             xs.append(x)
-            ys.append(y if kind == "classification" or y.ndim > 1 else y[:, None])
-        count = torch.tensor([len(x) for x in xs])
-        start = torch.cat([torch.zeros(1, dtype=torch.long), count.cumsum(0)[:-1]])
+            ys.append(y)
+        if not xs:
+            raise InputError("Expected at least two tasks. Found none.")
+        end = np.cumsum([len(x) for x in xs])
+        rows = [np.arange(stop - len(x), stop) for x, stop in zip(xs, end, strict=True)]
+        names = tuple(map(str, tasks))
+        return cls._build(np.concatenate(xs), rows, ys, names, kind, metric, labels, shared_labels, groups)
+
+    @classmethod
+    def from_columns(
+        cls,
+        x: ArrayLike,
+        columns: Mapping[str, ArrayLike],
+        kind: Kind,
+        *,
+        metric: Metric | None = None,
+        labels: Sequence[str] = (),
+        group: ArrayLike | None = None,
+    ) -> TaskTable:
+        """From inputs that all tasks share, and one column of targets a task; NaN stands for "not measured".
+
+        Args:
+            x: inputs, ``[R, *x]``.
+            columns: each task's targets, ``[R]``, by name.
+            kind: ``"classification"`` (targets are class indices) or ``"regression"``.
+            metric: the score that people read; by default accuracy, or explained variance.
+            labels: what the classes are called; they mean the same in every task.
+            group: which inputs belong together, ``[R]``.
+
+        Raises:
+            InputError: one task only, a task that was never measured, infinite numbers, targets that are no classes.
+        """
+        inputs = _numbers(x, "inputs", "all")
+        rows, ys = [], []
+        for name, column in columns.items():
+            targets = np.asarray(column, dtype=np.float64)
+            if targets.shape != (len(inputs),):
+                raise InputError(
+                    f"Expected one target an input, {len(inputs)} of them. Found {targets.shape} in task {name!r}."
+                )
+            row = np.flatnonzero(~np.isnan(targets))
+            if len(row) == 0:
+                raise InputError(f"Expected at least one example in every task. Found none in task {name!r}. Drop it.")
+            y = _numbers(targets[row], "targets", name)
+            if kind == "classification":
+                _check_classes(y, name)
+            rows.append(row)
+            ys.append(y if kind == "classification" else y[:, None])
+        groups = [] if group is None else [np.asarray(group)]
+        return cls._build(inputs, rows, ys, tuple(map(str, columns)), kind, metric, labels, True, groups)
+
+    @classmethod
+    def _build(
+        cls,
+        x: Array,
+        rows: Sequence[Array],
+        ys: Sequence[Array],
+        names: tuple[str, ...],
+        kind: Kind,
+        metric: Metric | None,
+        labels: Sequence[str],
+        shared_labels: bool,
+        groups: Sequence[Array],
+    ) -> TaskTable:
+        """Pad the tasks' rows and targets to one length."""
+        count = torch.tensor([len(row) for row in rows])
         n = int(count.max())
-        row = (start[:, None] + torch.arange(n)).where(torch.arange(n) < count[:, None], 0)
-        y_type = torch.long if kind == "classification" else torch.float32
-        y_all = torch.zeros(len(xs), n, *ys[0].shape[1:], dtype=y_type)
-        for t, y in enumerate(ys):
-            y_all[t, : len(y)] = torch.as_tensor(np.ascontiguousarray(y)).to(y_type)
-        x_all = torch.as_tensor(np.concatenate(xs))
-        if x_all.dtype != torch.uint8:
-            x_all = x_all.float()
-        n_outputs = int(y_all.max()) + 1 if kind == "classification" else y_all.shape[-1]
-        if kind == "classification" and n_outputs < 2:
-            raise InputError("Expected at least two classes. Found one: there is nothing to tell apart.")
+        row_all = torch.zeros(len(rows), n, dtype=torch.long)
+        y_all = torch.zeros(len(rows), n, *ys[0].shape[1:], dtype=torch.long if kind == "classification" else None)
+        for t, (row, y) in enumerate(zip(rows, ys, strict=True)):
+            row_all[t, : len(row)] = torch.as_tensor(row)
+            y_all[t, : len(y)] = torch.as_tensor(np.ascontiguousarray(y)).to(y_all.dtype)
+        n_outputs = max(int(y_all.max()) + 1, len(labels)) if kind == "classification" else y_all.shape[-1]
+        x_all = torch.as_tensor(np.ascontiguousarray(x))
         problem = Problem(
             tuple(x_all.shape[1:]),
             kind,
-            max(n_outputs, len(labels)),
-            n_tasks=len(xs),
+            n_outputs,
+            n_tasks=len(names),
             shared_labels=shared_labels,
-            metric=metric or ("accuracy" if kind == "classification" else "explained variance"),  # type: ignore[arg-type]
+            metric=metric or ("accuracy" if kind == "classification" else "explained variance"),
         )
-        groups = None
-        if group is not None:
-            _, code = np.unique(np.concatenate([np.asarray(group[name]) for name in tasks]), return_inverse=True)
-            groups = torch.as_tensor(code)
-        return cls(x_all, row, y_all, count, tuple(map(str, tasks)), problem, tuple(labels), groups)
+        group = torch.as_tensor(np.unique(np.concatenate(groups), return_inverse=True)[1]) if groups else None
+        return cls(
+            x_all if x_all.dtype == torch.uint8 else x_all.float(),
+            row_all,
+            y_all,
+            count,
+            names,
+            problem,
+            tuple(labels),
+            group,
+        )
 
     @property
     def n_tasks(self) -> int:
@@ -127,7 +216,8 @@ class TaskTable:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Split every task's examples in three; masks ``[T, n]`` for training, validation and test.
 
-        Classes are spread evenly over the parts (stratified). With ``group``, all examples of a group fall in
+        Classes are spread evenly over the parts (stratified): the parts of a task, and of each of its classes, are as
+        large as ``fractions`` says to within an example or two. With ``group``, all examples of a group fall in
         the same part, in every task: the same molecule is never trained on in one assay and tested in another.
         """
         present = self.present()
@@ -136,8 +226,7 @@ class TaskTable:
             place = torch.rand(n_groups, generator=generator).argsort().argsort() / n_groups
             position = place[self.group][self.row]
         else:
-            key = torch.rand(self.row.shape, generator=generator)
-            position = _quantile_in_class(key, self.y if self.problem.kind == "classification" else None, present)
+            position = _spread(self.y if self.problem.kind == "classification" else None, present, generator)
         train_end, val_end = fractions[0], fractions[0] + fractions[1]
         parts = (position < train_end, (position >= train_end) & (position < val_end), position >= val_end)
         train, val, test = (part & present for part in parts)
@@ -152,22 +241,42 @@ class TaskTable:
         return train, val, test
 
 
-def _quantile_in_class(key: Tensor, y: Tensor | None, present: Tensor) -> Tensor:
-    """Where each example stands among its task's (and class's) examples in random order, in 0..1. ``[T, n]``."""
-    key = key.where(present, torch.inf)
-    if y is not None:  # order by class first, so that each class is spread evenly over 0..1
-        order = key.argsort(1)
-        order = order.gather(1, y.where(present, y.max() + 1).gather(1, order).argsort(1, stable=True))
-        rank = order.argsort(1)
-        klass = y.where(present, -1)
-        size = torch.zeros(len(y), int(y.max()) + 2).scatter_add_(1, klass + 1, torch.ones(y.shape))
-        start = size[:, 1:].cumsum(1) - size[:, 1:]
-        first, many = start.gather(1, klass.clamp_min(0)), size.gather(1, klass + 1)
-        # small classes: a random shift decides which part gets the odd example
-        shift = key.where(present, 0.0)
-        return ((rank - first + shift) / many).where(present, 1.0)
-    rank = key.argsort(1).argsort(1)
-    return (rank + 0.5) / present.sum(1, keepdim=True)
+def _numbers(values: ArrayLike, what: str, task: str) -> Array:
+    """As an array of finite numbers that float32 can hold."""
+    array = np.asarray(values)
+    if array.ndim == 0 or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"Expected numbers for the {what} of task {task!r}. Found {array.dtype} of shape {array.shape}. "
+            "Turn texts into numbers first (classes into 0, 1, ...)."
+        )
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            bad = int((~np.isfinite(array.astype(np.float32))).sum())
+        if bad:
+            raise InputError(
+                f"Expected finite numbers. Found {bad} NaN, infinite or larger than 3e38 in the {what} of task "
+                f"{task!r}. Fill or drop those rows."
+            )
+    return array
+
+
+def _check_classes(y: Array, task: str) -> None:
+    """Raise unless targets are class indices."""
+    if y.ndim != 1 or bool((y < 0).any()) or bool((y != np.floor(y)).any()):
+        raise InputError(
+            f"Expected class indices 0, 1, ... of shape [n] as targets of task {task!r}. Found shape {y.shape}, "
+            f"smallest {y.min()}, largest {y.max()}. Number the classes from 0, or ask for regression."
+        )
+
+
+def _spread(y: Tensor | None, present: Tensor, generator: torch.Generator) -> Tensor:
+    """A place in 0..1 for each example: uniform, and even within its task and class. Shape: ``[T, n]``."""
+    # steps of the golden ratio: any run of neighbours is spread evenly over 0..1, the whole as well as each class
+    key = torch.rand(present.shape, generator=generator, dtype=torch.double)
+    start = torch.rand(len(present), 1, generator=generator, dtype=torch.double)
+    key = key + (0 if y is None else y)
+    rank = key.where(present, torch.inf).argsort(1).argsort(1)
+    return (start + rank * (math.sqrt(5) - 1) / 2) % 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,16 +292,27 @@ class Scale:
     def of(cls, table: TaskTable, mask: Tensor) -> Scale:
         """Measured on the examples that ``mask [T, n]`` names. Images are left as they are."""
         if len(table.problem.x_shape) == 1:
-            x = table.x[table.row[mask].unique()].float()
-            x_mean, x_std = x.mean(0), x.std(0, correction=0)
+            x_mean, x_std = _moments(_read(table.x[table.row[mask].unique()]))
         else:
             x_mean, x_std = torch.zeros(()), torch.ones(())
         if table.problem.kind == "regression":
-            y = table.y[mask]
-            y_mean, y_std = y.mean(0), y.std(0, correction=0)
+            y_mean, y_std = _moments(table.y[mask])
         else:
             y_mean, y_std = torch.zeros(()), torch.ones(())
-        return cls(x_mean, x_std.where(x_std > 1e-8, 1.0), y_mean, y_std.where(y_std > 1e-8, 1.0))
+        return cls(x_mean, x_std, y_mean, y_std)
+
+
+def _read(x: Tensor) -> Tensor:
+    """Inputs as nets see them: uint8 stands for 0..255 and is read as 0..1."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the first axis; 1 for what never varies."""
+    # in float64, lest a constant column of large numbers seem to vary
+    values = values.double()
+    mean, std = values.mean(0), values.std(0, correction=0)
+    return mean.float(), std.where(std > 1e-8 * (1 + mean.abs()), 1.0).float()
 
 
 class TableTasks:
@@ -202,9 +322,10 @@ class TableTasks:
         table: the data.
         mask: which examples may be seen, ``[T, n]``; tasks without any are left out.
         scale: how inputs and targets are standardised.
-        support: examples to learn from in an episode; in classification of each class where ``per_class``.
+        support: examples to learn from in an episode.
         query: examples to be judged on.
-        per_class: count ``support`` by class (few-shot habit) rather than altogether.
+        per_class: the few-shot habit: exactly ``support`` examples (of each class, in classification), the rest is
+            for the query. Otherwise small tasks divide what they have in the ratio of ``support`` to ``query``.
         identity: give out task ids (the tasks I have); False for tasks that stand for new ones.
     """
 
@@ -221,7 +342,7 @@ class TableTasks:
     ) -> None:
         self.table, self.mask, self.scale = table, mask, scale
         self.support, self.query = support, query
-        self.per_class = per_class and table.problem.kind == "classification"
+        self.per_class = per_class
         self.identity = identity
         self.members = mask.any(1).nonzero().flatten()
         self.problem = replace(table.problem, n_tasks=len(self.members))
@@ -229,8 +350,7 @@ class TableTasks:
     def batch(self, task: Tensor, place: Tensor, mask: Tensor) -> Batch:
         """Gather examples ``place [T, k]`` of the table's tasks ``task [T]``; ``mask`` False is padding."""
         place = place.where(mask, 0)
-        x = self.table.x[self.table.row[task].gather(1, place)]
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        x = _read(self.table.x[self.table.row[task].gather(1, place)])
         x = (x - self.scale.x_mean) / self.scale.x_std
         index = place if self.table.y.ndim == 2 else place.unsqueeze(-1).expand(-1, -1, self.table.y.shape[-1])
         y = self.table.y[task].gather(1, index)
@@ -241,16 +361,17 @@ class TableTasks:
     def whole(self, task: Tensor, mask: Tensor) -> Batch:
         """All examples of the tasks that ``mask [T, n]`` (rows as in the table) names."""
         mask = mask[task]
-        order = mask.logical_not().to(torch.uint8).argsort(1, stable=True)[:, : int(mask.sum(1).max())]
+        order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : int(mask.sum(1).max())]
         return self.batch(task, order, mask.gather(1, order))
 
     def draw(self, task: Tensor, generator: torch.Generator, support: int | None = None) -> Episodes:
         """Random episodes of the given tasks of the table, ``task [T]``; support and query are disjoint."""
         k = self.support if support is None else support
         mask = self.mask[task]
+        count = mask.sum(1, keepdim=True)
         key = torch.rand(mask.shape, generator=generator).where(mask, torch.inf)
         order = key.argsort(1)
-        if self.per_class:
+        if self.per_class and self.problem.kind == "classification":
             y = self.table.y[task].gather(1, order)
             here = mask.gather(1, order)
             one_hot = torch.nn.functional.one_hot(y, self.problem.n_outputs) * here.unsqueeze(-1)
@@ -258,13 +379,13 @@ class TableTasks:
             # at least one example of a class stays for the query
             size = one_hot.sum(1).gather(1, y)
             chosen = here & (rank <= k) & ((rank < size) | (size == 1))
-            order = order.gather(1, chosen.logical_not().to(torch.uint8).argsort(1, stable=True))
-            n_support, width = chosen.sum(1, keepdim=True), k * self.problem.n_outputs
+            order = order.gather(1, chosen.logical_not().to(torch.uint8).argsort(dim=1, stable=True))
+            n_support = chosen.sum(1, keepdim=True)
+        elif self.per_class:
+            n_support = (count - 1).clamp(1, k)  # at least one example stays for the query
         else:
-            count = mask.sum(1, keepdim=True)
-            n_support, width = (count * k // (k + self.query)).clamp(1, k), k
-        n_support = n_support.clamp_max(width)
-        n_query = (mask.sum(1, keepdim=True) - n_support).clamp(0, self.query)
+            n_support = (count * k // (k + self.query)).clamp(1, k)
+        n_query = (count - n_support).clamp(0, self.query)
         width, most = int(n_support.max()), max(int(n_query.max()), 1)
         step = torch.arange(most)
         place = (n_support + step).clamp_max(order.shape[1] - 1)
