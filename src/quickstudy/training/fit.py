@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Episodes, Method, Problem, RunError, TaskFamily
-from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
-
-Combine = Callable[[Tensor], Tensor]
-Progress = Callable[[int, int], None]
+from quickstudy.core import Episodes, Method, Problem, TaskFamily
+from quickstudy.training._loop import Combine, Descent, Progress, under
 
 
 @dataclass
@@ -107,26 +101,21 @@ def fit(
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     history = History()
-    parameters = [p for p in method.parameters() if p.requires_grad]
-    if not method.trains or not parameters:
+    if not method.trains or not any(p.requires_grad for p in method.parameters()):
         return history
-    optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    descent = Descent(method, steps=steps, lr=lr, weight_decay=weight_decay, generator=generator, checkpoint=checkpoint)
     best = _Best(method)
     start, total = 0, 0.0
-    if resume and checkpoint is not None and checkpoint.is_file():
-        start, total = _load(checkpoint, method, optimiser, best, generator, history)
+    saved = descent.load(resume)
+    if saved is not None:
+        tensors, facts = saved
+        best.state, best.scores, best.step = under("best/", tensors), tensors["best_scores"], facts["best_step"]
+        history = History(**facts["history"])
+        start, total = facts["step"], facts["total"]
     method.train()
     for step in range(start, steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
         episodes = train.sample(tasks, generator)
-        losses = method(episodes)
-        if not bool(torch.isfinite(losses).all()):
-            _stop(losses, episodes, step, checkpoint)
-        optimiser.zero_grad()
-        combine(losses).backward()
-        optimiser.step()
-        total += float(losses.detach().mean())
+        total += descent.step(step, method(episodes), combine, episodes.task)
         done = step + 1
         if done % every == 0 or done == steps:
             history.step.append(done)
@@ -137,8 +126,10 @@ def fit(
                 weights = method.problem.task_weights(validation.query)
                 history.score.append(weighted_mean(scores, weights))
                 best.update(method, scores, weights, done)
-            if checkpoint is not None:
-                _save(checkpoint, method, optimiser, best, generator, history, done, total)
+            descent.save(
+                {f"best/{k}": v for k, v in best.state.items()} | {"best_scores": best.scores},
+                {"step": done, "total": total, "best_step": best.step, "history": vars(history)},
+            )
         if progress is not None:
             progress(done, steps)
     if validation is not None:
@@ -176,58 +167,3 @@ class _Best:
 
     def restore(self, method: Method) -> None:
         method.load_state_dict(self.state)
-
-
-def _stop(losses: Tensor, episodes: Episodes, step: int, checkpoint: Path | None) -> None:
-    """Name the step and the task whose loss is not finite."""
-    where = int((~torch.isfinite(losses)).nonzero()[0])
-    task = where if episodes.task is None else int(episodes.task[where])
-    kept = f" The run up to the last checkpoint is in {checkpoint}." if checkpoint is not None else ""
-    raise RunError(
-        f"Expected finite losses. Found {float(losses[where])} at step {step} in task {task}. "
-        f"Lower the step size (or the inner step size), or look at that task's data.{kept}"
-    )
-
-
-def _save(
-    path: Path,
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    best: _Best,
-    generator: torch.Generator,
-    history: History,
-    step: int,
-    total: float,
-) -> None:
-    optimiser_tensors, optimiser_plain = pack_optimiser(optimiser)
-    tensors = {f"method/{k}": v for k, v in method.state_dict().items()}
-    tensors |= {f"best/{k}": v for k, v in best.state.items()}
-    tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors.items()}
-    tensors |= {"best_scores": best.scores, "generator": generator.get_state()}
-    meta: dict[str, Any] = {
-        "step": step,
-        "total": total,
-        "best_step": best.step,
-        "optimiser": optimiser_plain,
-        "history": vars(history),
-    }
-    save_checkpoint(path, tensors, meta)
-
-
-def _load(
-    path: Path,
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    best: _Best,
-    generator: torch.Generator,
-    history: History,
-) -> tuple[int, float]:
-    tensors, meta = load_checkpoint(path)
-    part = lambda head: {k[len(head) :]: v for k, v in tensors.items() if k.startswith(head)}  # noqa: E731
-    method.load_state_dict(part("method/"))
-    unpack_optimiser(optimiser, part("optimiser/"), meta["optimiser"])
-    best.state, best.scores, best.step = part("best/"), tensors["best_scores"], int(meta["best_step"])
-    generator.set_state(tensors["generator"])
-    for key, value in meta["history"].items():
-        setattr(history, key, value)
-    return int(meta["step"]), float(meta["total"])
