@@ -1,1 +1,24 @@
 """Where data come from: class sets and their episodes, tables of tasks, families with a known optimum, data sets."""
+
+from quickstudy.tasks.classes import ClassEpisodes, ClassSet, check_splits
+from quickstudy.tasks.load import NAMES, load
+from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
+from quickstudy.tasks.table import Scale, TableTasks, TaskTable
+from quickstudy.tasks.toy import Sinusoids, planted
+
+__all__ = [
+    "NAMES",
+    "Arena",
+    "ClassEpisodes",
+    "ClassSet",
+    "Question",
+    "Scale",
+    "Sinusoids",
+    "SplitClasses",
+    "Study",
+    "TableTasks",
+    "TaskTable",
+    "check_splits",
+    "load",
+    "planted",
+]
