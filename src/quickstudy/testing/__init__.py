@@ -1,1 +1,12 @@
-"""."""
+"""The public conformance kit: does my method, my task family, my way to combine losses keep the rules?
+
+``check_method(MyMethod)`` takes seconds and raises an error that lists every broken law in words; ``laws`` gives
+the same laws one by one for pytest. How to write a method: ``docs/new_method.md``.
+"""
+
+from quickstudy.testing._law import ConformanceError
+from quickstudy.testing.combines import check_combine
+from quickstudy.testing.families import check_task_family
+from quickstudy.testing.methods import check_method, laws
+
+__all__ = ["ConformanceError", "check_combine", "check_method", "check_task_family", "laws"]
