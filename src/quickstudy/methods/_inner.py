@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,11 @@ TaskLoss = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
 def trainable(module: nn.Module) -> Params:
     """The parameters that may move, by name. Frozen ones stay where they are, in every task."""
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def at_rest(module: nn.Module) -> nn.Module:
+    """A copy in eval mode, for inner loops: running statistics are read and never written."""
+    return copy.deepcopy(module).eval()
 
 
 def task_loss(module: nn.Module, problem: Problem) -> TaskLoss:
@@ -89,7 +95,8 @@ def settle(
 ) -> Params:
     """Adam on each task's examples, not differentiable: what a person does with one data set.
 
-    Supports larger than ``rows`` are walked through in their given order, ``rows`` examples a step.
+    Supports larger than ``rows`` are walked through in their given order, ``rows`` examples a step; tasks that have
+    no more than that always use all of theirs.
 
     Args:
         loss: one task's loss.
@@ -108,15 +115,18 @@ def settle(
     m = [torch.zeros_like(p) for p in phi]
     v = [torch.zeros_like(p) for p in phi]
     gradient = vmap(grad(loss), randomness="different")
-    task = torch.arange(support.n_tasks).unsqueeze(1)
-    count = (support.weights > 0).sum(1, keepdim=True).clamp_min(1)
-    window = torch.arange(rows)
+    weights = support.weights
+    task = torch.arange(support.n_tasks, device=weights.device).unsqueeze(1)
+    real_first = (weights <= 0).to(torch.uint8).argsort(dim=1, stable=True)
+    count = (weights > 0).sum(1, keepdim=True).clamp_min(1)
+    window = torch.arange(rows, device=weights.device)
     with torch.no_grad():
         for step in range(steps):
-            x, y, w = support.x, support.y, support.weights
+            x, y, w = support.x, support.y, weights
             if support.n > rows:
-                place = (step * rows + window) % count
-                x, y, w = x[task, place], y[task, place], w[task, place]
+                place = real_first.gather(1, (step * rows + window) % count)
+                # a small task's window would run over its end: nothing counts twice
+                x, y, w = x[task, place], y[task, place], w[task, place] * (window < count)
             g = gradient(dict(zip(names, phi, strict=True)), x, y, w)
             for i, name in enumerate(names):
                 m[i].lerp_(g[name], 0.1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
 from quickstudy.methods._inner import descend, predict_each, task_loss, trainable
 from quickstudy.nets import net_for
+from quickstudy.nets.basic import Norm
 
 
 class MAML(Method):
@@ -25,6 +27,7 @@ class MAML(Method):
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         first_order: ignore second derivatives (FOMAML).
+        generator: draws the first weights.
 
     Shape:
         support.x ``[T, n, *x]``, query ``[T, m, *x]``, prediction ``[T, m, outputs]``.
@@ -50,10 +53,14 @@ class MAML(Method):
         steps: int = 1,
         test_steps: int = 0,
         first_order: bool = False,
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
-        self.net = net_for(problem, norm="batch") if net is None else net
+        # tasks of a table are padded to one length, and batch statistics would count the padding
+        norm: Norm = "none" if problem.n_tasks else "batch"
+        self.net = net_for(problem, norm, generator) if net is None else net
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
+        self.exact_gradient = not first_order
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Take gradient steps from the shared initialisation, on each task's support."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
@@ -21,21 +22,25 @@ class Prototypical(Method):
     Args:
         problem: what the tasks look like.
         encoder: any module ``[n, *x] -> [n, features]``; by default the one that suits the inputs.
+        generator: draws the first weights.
 
     Shape:
         support.x ``[T, n, *x]``, query ``[T, m, *x]``, logits ``[T, m, N]``; a class without support is never chosen.
 
     Reference:
-        Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning, arXiv:1703.05175. Distances are squared.
+        Snell, Swersky, Zemel 2017, Prototypical Networks for Few-shot Learning, arXiv:1703.05175.
+        Distances are squared.
     """
 
     name: ClassVar[str] = "prototypical"
     summary: ClassVar[str] = "nearest class mean in a learned embedding"
     reference: ClassVar[str] = "Snell et al. 2017, arXiv:1703.05175"
 
-    def __init__(self, problem: Problem, encoder: nn.Module | None = None) -> None:
+    def __init__(
+        self, problem: Problem, encoder: nn.Module | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__(problem)
-        self.encoder = encoder_for(problem)[0] if encoder is None else encoder
+        self.encoder = encoder_for(problem, generator=generator)[0] if encoder is None else encoder
 
     @classmethod
     def refuses(cls, problem: Problem) -> str:

@@ -1,0 +1,93 @@
+"""Ridge regression around a learned centre: tasks are alike, so their weights are near a common point."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.core import Batch, Method, Predictor, Problem
+
+
+class MeanRidge(Method):
+    r"""Shrink each task's linear model towards one that all tasks share, as strongly as suits the tasks.
+
+    .. math::
+        (w_t, b_t) = \arg\min_{w, b} \sum_{i \in D_t^{tr}} \lVert y_i - x_i^\top w - b \rVert^2
+        + \lambda \lVert w - w_0 \rVert^2 + \lambda_b \lVert b - b_0 \rVert^2
+
+    in closed form. :math:`\theta = (w_0, b_0, \log\lambda, \log\lambda_b)` minimises the query's loss through that
+    form. :math:`\lambda \to \infty` is one model for all tasks, :math:`\lambda \to 0` each task alone.
+
+    Classification: least squares on targets +1 (the class) and -1 (the others); logits are the predictions times a
+    learned scale.
+
+    Args:
+        problem: what the tasks look like.
+        first_lambda: lambda and lambda_b before training, in units of one example.
+
+    Shape:
+        support.x ``[T, n, *x]`` (flattened to f numbers), query ``[T, m, *x]``, prediction ``[T, m, outputs]``;
+        solves systems of ``min(n, f + 1)`` unknowns a task.
+
+    Reference:
+        Evgeniou, Pontil 2004, Regularized multi-task learning, KDD (w_t = w_0 + v_t, there with hinge loss);
+        Denevi et al. 2018, Learning To Learn Around A Common Mean, NeurIPS (ridge around a learned mean). Departs
+        from both: lambda is learned with the centre, and the intercept has its own.
+    """
+
+    name: ClassVar[str] = "mean-ridge"
+    summary: ClassVar[str] = "ridge regression around a centre learned from all tasks"
+    reference: ClassVar[str] = "Denevi et al. 2018, NeurIPS; Evgeniou, Pontil 2004, KDD"
+    lr: ClassVar[float] = 3e-2
+
+    def __init__(self, problem: Problem, *, first_lambda: float = 100.0) -> None:
+        super().__init__(problem)
+        size = torch.Size(problem.x_shape).numel()
+        self.weight = nn.Parameter(torch.zeros(size, problem.n_outputs))
+        self.bias = nn.Parameter(torch.zeros(problem.n_outputs))
+        self.log_lambda = nn.Parameter(torch.full((2,), math.log(first_lambda)))  # of the weights, of the intercept
+        if problem.kind == "classification":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def refuses(cls, problem: Problem) -> str:
+        """A centre of weights needs outputs that mean the same."""
+        return "" if problem.shared_labels else "labels mean something else in every task; weights have no centre"
+
+    def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
+        """Solve for the task's deviation from the centre."""
+        y = support.y
+        if self.problem.kind == "classification":
+            y = 2 * F.one_hot(y, self.problem.n_outputs).to(self.weight.dtype) - 1
+        x = support.x.flatten(2)
+        v = ridge(x, y - x @ self.weight - self.bias, support.weights, self.log_lambda.exp())
+        weight, bias = self.weight + v[:, :-1], self.bias + v[:, -1:]
+        scale = self.log_scale.exp() if self.problem.kind == "classification" else 1.0
+        return lambda x: (x.flatten(2) @ weight + bias) * scale
+
+
+def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
+    r"""Weighted ridge regression with a penalised intercept, T tasks at once, differentiable.
+
+    With rows scaled by the root of their weight and columns by the root of their penalty, :math:`A = W^{1/2} [X, 1]
+    P^{-1/2}`: :math:`v = P^{-1/2} (A^\top A + I)^{-1} A^\top W^{1/2} y`, or, where there are fewer rows than columns,
+    :math:`v = P^{-1/2} A^\top (A A^\top + I)^{-1} W^{1/2} y`.
+
+    Shape:
+        ``x [T, n, f]``, ``y [T, n, d]``, ``weight [T, n]``, ``penalty [2]`` (features, intercept); gives
+        ``[T, f + 1, d]``, the intercept last.
+    """
+    root = weight.sqrt().unsqueeze(-1)
+    width = penalty.rsqrt()
+    a = torch.cat([x * width[0], torch.ones_like(root) * width[1]], -1) * root
+    target = y * root
+    n, f = a.shape[1:]
+    if n < f:
+        v = a.mT @ torch.linalg.solve(a @ a.mT + torch.eye(n, dtype=a.dtype, device=a.device), target)
+    else:
+        v = torch.linalg.solve(a.mT @ a + torch.eye(f, dtype=a.dtype, device=a.device), a.mT @ target)
+    return torch.cat([v[:, :-1] * width[0], v[:, -1:] * width[1]], 1)
