@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -267,6 +267,9 @@ class Method(nn.Module):
         uses_task: whether a known task id changes the predictor.
         transductive: whether predictions for one query example depend on the other query examples.
         order_free: whether the order of the support examples is without effect.
+        label_equivariant: whether renumbering the classes renumbers the logits and does nothing else.
+        exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
+            on purpose (first-order MAML). An instance may say otherwise than its class.
         separable: whether every parameter belongs to one task (leading axis ``n_tasks``), so that
             each task may keep its own best checkpoint.
         lr: the step size that training takes unless told otherwise.
@@ -281,6 +284,8 @@ class Method(nn.Module):
     uses_task: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     order_free: ClassVar[bool] = True
+    label_equivariant: ClassVar[bool] = False
+    exact_gradient: bool = True
     separable: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3
     settings: ClassVar[dict[str, tuple[float, ...]]] = {}
@@ -323,24 +328,50 @@ class Policy(Protocol):
         """The memory before anything was seen. Shape: ``[T, *memory]``."""
 
     def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw actions. Gives ``action [T]``, ``log_prob [T]``, and the memory after seeing."""
+        """Draw actions. Gives ``action [T]``, ``log_prob [T]`` (NaN where not known), and the memory after seeing."""
 
     def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
         """The memory after the step's outcome is known. Shape: ``[T, *memory]``."""
 
 
-class Explorer(Protocol):
-    """A method that also collects its own data (reinforcement learning)."""
+class Explorer(Method):
+    """A method that collects its own data (reinforcement learning): it reads trajectories, not batches.
+
+    One more verb, :meth:`explorer`, because the data to learn from depend on who acts. Its problem describes what
+    the policy sees and does: inputs are observations, and for discrete actions predictions are their logits.
+    """
+
+    @classmethod
+    def refuses(cls, problem: Problem) -> str:
+        """Labelled examples leave nothing to act in."""
+        return "learns by acting in an environment; these tasks are labelled examples"
 
     def explorer(self) -> Policy:
-        """The policy that collects what ``adapt`` reads."""
+        """The policy that collects what ``adapt`` and ``losses`` read."""
+        raise NotImplementedError
+
+    def adapt(self, support: Trajectory, task: Tensor | None = None) -> Predictor:  # type: ignore[override]
+        """Learn T tasks from what was seen and done in them.
+
+        Returns:
+            A predictor: observations ``[T, m, *o]`` to the adapted policy's action logits ``[T, m, actions]``.
+        """
+        raise NotImplementedError
+
+    def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
+        """What training minimises, task by task, over a trajectory that :meth:`explorer` collected. Shape: ``[T]``."""
+        raise NotImplementedError
 
 
+@runtime_checkable
 class Consolidates(Protocol):
     """A method that keeps what it learned when tasks come one after another (lifelong learning)."""
 
     def consolidate(self, episodes: Episodes) -> None:
         """Called once after each task of a stream, with that task's data."""
+
+    def penalty(self) -> Tensor:
+        """What holding on to earlier tasks adds to every loss at present; on record, lest it do nothing unseen."""
 
 
 class TaskFamily(Protocol):

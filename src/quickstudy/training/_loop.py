@@ -71,7 +71,7 @@ class Descent:
         name = where if task is None else int(task[where])
         kept = f" The run up to the last checkpoint is in {self.checkpoint}." if self.checkpoint is not None else ""
         raise RunError(
-            f"Expected finite losses. Found {float(losses[where])} at step {number} in task {name}. "
+            f"Expected finite losses. Found {float(losses.detach()[where])} at step {number} in task {name}. "
             f"Lower the step size (or the inner step size), or look at that task's data.{kept}"
         )
 

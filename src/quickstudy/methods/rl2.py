@@ -1,0 +1,182 @@
+"""RL2: a recurrent policy whose memory is the learning algorithm."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
+
+
+class RL2(Explorer):
+    r"""Learn to learn by reinforcement learning: a recurrent net acts through a whole trial of an unknown task.
+
+    At every step the net reads the observation and what became of the step before: action, reward, whether an
+    episode ended. Its memory is kept across the episodes of a task and begins anew in the next. What is maximised is
+    the discounted reward of the whole trial, by the clipped policy gradient with a learned baseline:
+
+    .. math::
+        h_s = GRU(h_{s-1}, (o_s, a_{s-1}, r_{s-1}, d_{s-1})), \quad \pi(a \mid h_s), \; V(h_s)
+
+        L_t = \frac{1}{S} \sum_s -\min(\rho_s A_s, clip(\rho_s, 1 \pm \epsilon) A_s)
+              + c_v (V(h_s) - G_s)^2 - c_e H(\pi(\cdot \mid h_s))
+
+    with :math:`\rho_s` the ratio of the action's probability to what it was when it was taken, and the advantages
+    :math:`A_s` and returns :math:`G_s = A_s + V(h_s)` by GAE. Nothing is credited after the end of the trial.
+
+    Args:
+        problem: what is seen and done; its outputs are the discrete actions.
+        width: numbers in the memory.
+        discount: of later rewards.
+        gae: lambda of the generalised advantage estimate.
+        clip: epsilon, how far a probability may move before its gradient stops.
+        value_weight: c_v.
+        entropy_weight: c_e.
+        generator: draws the initial weights.
+
+    Shape:
+        observation ``[T, time, *o]``, action ``[T, time]``, logits ``[T, m, actions]``,
+        memory ``[T, width + actions + 2]``: the net's, then last action (one-hot), reward and done.
+
+    Reference:
+        Duan et al. 2016, RL2: Fast Reinforcement Learning via Slow Reinforcement Learning, arXiv:1611.02779;
+        Wang et al. 2016, Learning to reinforcement learn, arXiv:1611.05763. Departs from Duan et al.: PPO's
+        clipped step (Schulman et al. 2017, arXiv:1707.06347) for TRPO, one net for policy and baseline, width 64.
+    """
+
+    name: ClassVar[str] = "rl2"
+    summary: ClassVar[str] = "a recurrent policy that learns a task while it acts in it"
+    reference: ClassVar[str] = "Duan et al. 2016, arXiv:1611.02779"
+    order_free: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        width: int = 64,
+        discount: float = 0.99,
+        gae: float = 0.3,
+        clip: float = 0.2,
+        value_weight: float = 0.5,
+        entropy_weight: float = 0.01,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(problem)
+        if problem.kind != "classification":
+            raise InputError(
+                f"Expected discrete actions (kind 'classification'). Found {problem.kind!r}. "
+                "RL2 has no policy for continuous actions yet; make the actions discrete."
+            )
+        self.actions, self.width = problem.n_outputs, width
+        self.discount, self.gae, self.clip = discount, gae, clip
+        self.value_weight, self.entropy_weight = value_weight, entropy_weight
+        inputs = torch.Size(problem.x_shape).numel() + self.actions + 2
+        self.memory = nn.GRU(inputs, width, batch_first=True)
+        self.policy_head = nn.Linear(width, self.actions)
+        self.value_head = nn.Linear(width, 1)
+        self._initialise(torch.Generator().manual_seed(0) if generator is None else generator)
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        """All weights orthogonal, gate by gate; biases zero."""
+        for name, value in self.memory.named_parameters():
+            if "bias" in name:
+                nn.init.zeros_(value)
+            else:
+                for gate in value.chunk(3):
+                    nn.init.orthogonal_(gate.data, generator=generator)
+        for head in (self.policy_head, self.value_head):
+            nn.init.orthogonal_(head.weight, generator=generator)
+            nn.init.zeros_(head.bias)
+
+    def explorer(self) -> RecurrentPolicy:
+        """The net itself: it explores as it has learned to."""
+        return RecurrentPolicy(self)
+
+    def adapt(self, support: Trajectory, task: Tensor | None = None) -> Predictor:  # type: ignore[override]
+        """Read each task's history; what is learned of the task is the memory after it."""
+        policy = self.explorer()
+        memory = policy.start(len(support.action))
+        for observation, action, reward, done in zip(
+            support.observation.unbind(1),
+            support.action.unbind(1),
+            support.reward.unbind(1),
+            support.done.unbind(1),
+            strict=True,
+        ):
+            memory = policy.learn(self.see(observation, memory), action, reward, done)
+
+        def predict(observation: Tensor) -> Tensor:
+            m = observation.shape[1]
+            seen = self.see(observation.flatten(0, 1), memory.repeat_interleave(m, 0))
+            logits: Tensor = self.policy_head(seen[:, : self.width])
+            return logits.unflatten(0, (-1, m))
+
+        return predict
+
+    def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
+        """The clipped policy gradient's loss of each task's trial. Shape: ``[T]``."""
+        h = self._read(trajectory)
+        log_pi = F.log_softmax(self.policy_head(h), -1)
+        value = self.value_head(h).squeeze(-1)
+        log_prob = log_pi.gather(-1, trajectory.action.unsqueeze(-1)).squeeze(-1)
+        advantage = self._advantage(trajectory.reward, value.detach())
+        ratio = (log_prob - trajectory.log_prob).exp()
+        gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
+        error = (value - (advantage + value.detach())).square()
+        entropy = -(log_pi.exp() * log_pi).sum(-1)
+        return (-gain + self.value_weight * error - self.entropy_weight * entropy).mean(1)
+
+    def see(self, observation: Tensor, memory: Tensor) -> Tensor:
+        """The memory after an observation. Shape: ``[T, *o]``, ``[T, memory]`` to ``[T, memory]``."""
+        h, before = memory[:, : self.width], memory[:, self.width :]
+        x = torch.cat([observation.flatten(1), before], 1)
+        _, h = self.memory(x.unsqueeze(1), h.unsqueeze(0).contiguous())
+        return torch.cat([h.squeeze(0), before], 1)
+
+    def _read(self, trajectory: Trajectory) -> Tensor:
+        """The memory at every step of a trajectory, all steps in one call. Shape: ``[T, time, width]``."""
+        done = trajectory.done.to(trajectory.reward.dtype)
+        outcome = torch.cat(
+            [F.one_hot(trajectory.action, self.actions), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1
+        )
+        before = F.pad(outcome, (0, 0, 1, 0))[:, :-1]  # at the first step nothing has happened yet
+        h: Tensor = self.memory(torch.cat([trajectory.observation.flatten(2), before], -1))[0]
+        return h
+
+    def _advantage(self, reward: Tensor, value: Tensor) -> Tensor:
+        """Generalised advantage estimate over the trial. Shape: all ``[T, time]``."""
+        after = F.pad(value, (0, 1))[:, 1:]
+        surprise = reward + self.discount * after - value
+        steps, running = [], torch.zeros_like(reward[:, 0])
+        for one in surprise.flip(1).unbind(1):
+            running = one + self.discount * self.gae * running
+            steps.append(running)
+        return torch.stack(steps[::-1], 1)
+
+
+class RecurrentPolicy:
+    """Acts with an :class:`RL2`'s net; all that it knows of a task is in the memory it is given."""
+
+    def __init__(self, method: RL2) -> None:
+        self.method = method
+
+    def start(self, n_tasks: int) -> Tensor:
+        """Nothing remembered, nothing done. Shape: ``[T, memory]``."""
+        bias = self.method.policy_head.bias
+        return bias.new_zeros(n_tasks, self.method.width + self.method.actions + 2)
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw each task's action from the policy."""
+        memory = self.method.see(observation, memory)
+        log_pi = F.log_softmax(self.method.policy_head(memory[:, : self.method.width]), -1)
+        action = torch.multinomial(log_pi.exp(), 1, generator=generator)
+        return action.squeeze(1), log_pi.gather(1, action).squeeze(1), memory
+
+    def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
+        """Note what was done and what came of it, to be read with the next observation."""
+        noted = F.one_hot(action, self.method.actions)
+        done = done.to(reward.dtype)
+        return torch.cat([memory[:, : self.method.width], noted, reward.unsqueeze(1), done.unsqueeze(1)], 1)

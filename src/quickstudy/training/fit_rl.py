@@ -1,0 +1,146 @@
+"""The reinforcement-learning loop: act in T tasks at once, learn from what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from quickstudy.combine import mean
+from quickstudy.core import Explorer, Policy, Problem, Trajectory
+from quickstudy.training._loop import Combine, Descent, Progress
+from quickstudy.training.fit import History
+
+
+class Environment(Protocol):
+    """A family of tasks to act in: pure functions on T tasks at once, which own no randomness."""
+
+    @property
+    def problem(self) -> Problem:
+        """What is seen and done."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps of one trial, which is all the time that a policy has in a task; one or several episodes."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n tasks. Shape: ``[n, *task]``."""
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Begin an episode of every task: state ``[T, *s]`` and observation ``[T, *o]``."""
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One step of every task: state, observation, reward, terminated, truncated; the last three ``[T]``."""
+
+
+@torch.no_grad()
+def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: torch.Generator) -> Trajectory:
+    """One trial of every task.
+
+    An episode that ends before the trial does is followed by another of the same task; the policy's memory goes on.
+
+    Args:
+        environment: where to act.
+        policy: who acts.
+        tasks: in which tasks, ``[T, *task]``.
+        generator: the environment's and the policy's chance.
+
+    Shape:
+        trajectory ``[T, horizon, ...]``.
+    """
+    memory = policy.start(len(tasks))
+    state, observation = environment.reset(tasks, generator)
+    steps = []
+    for _ in range(environment.horizon):
+        action, log_prob, memory = policy.act(observation, memory, generator)
+        state, after, reward, terminated, truncated = environment.step(state, action, tasks, generator)
+        done = terminated | truncated
+        memory = policy.learn(memory, action, reward, done)
+        steps.append((observation, action, reward, done.to(reward.dtype), log_prob))
+        observation = after
+        if bool(done.any()):
+            fresh, first = environment.reset(tasks, generator)
+            state, observation = _where(done, fresh, state), _where(done, first, observation)
+    return Trajectory(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
+
+
+def _where(done: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """``new`` for the tasks that are done, ``old`` for the others."""
+    return new.where(done.view(-1, *[1] * (new.ndim - 1)), old)
+
+
+def fit_rl(
+    method: Explorer,
+    environment: Environment,
+    *,
+    steps: int = 500,
+    tasks: int = 512,
+    passes: int = 4,
+    lr: float = 3e-3,
+    weight_decay: float = 0.0,
+    every: int = 50,
+    combine: Combine = mean,
+    generator: torch.Generator | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> History:
+    """Train ``method`` on trials in new tasks; leaves it with the last parameters.
+
+    As in :func:`quickstudy.training.fit.fit`, a run that was killed and resumed gives the same numbers as an unbroken
+    one, on CPU bit for bit.
+
+    Args:
+        method: trained in place.
+        environment: where it acts; every step draws new tasks.
+        steps: how many times trials are collected.
+        tasks: trials of a step.
+        passes: optimiser steps on the same trials.
+        lr: first step size.
+        weight_decay: decoupled (AdamW).
+        every: steps between entries of the history, and between checkpoints.
+        combine: makes one number of the losses ``[T]``.
+        generator: the only source of randomness.
+        checkpoint: file to save to; None saves nothing.
+        resume: go on from ``checkpoint`` if it exists.
+        progress: called with (steps done, steps).
+
+    Returns:
+        The history; its score is the mean total reward of the trials since the entry before, each in a new task.
+
+    Raises:
+        RunError: a loss is not finite (names the step and the task).
+    """
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    history = History()
+    descent = Descent(
+        method, steps=steps * passes, lr=lr, weight_decay=weight_decay, generator=generator, checkpoint=checkpoint
+    )
+    start = 0
+    saved = descent.load(resume)
+    if saved is not None:
+        history, start = History(**saved[1]["history"]), saved[1]["step"]
+    method.train()
+    loss = score = 0.0
+    since = start
+    for step in range(start, steps):
+        trials = collect(environment, method.explorer(), environment.sample(tasks, generator), generator)
+        score += float(trials.reward.sum(1).mean())
+        for turn in range(passes):
+            loss += descent.step(step * passes + turn, method(trials), combine) / passes
+        done = step + 1
+        if done % every == 0 or done == steps:
+            history.step.append(done)
+            history.loss.append(loss / (done - since))
+            history.score.append(score / (done - since))
+            history.best_step = done
+            loss, score, since = 0.0, 0.0, done
+            descent.save({}, {"step": done, "history": vars(history)})
+        if progress is not None:
+            progress(done, steps)
+    method.eval()
+    return history
