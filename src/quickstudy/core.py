@@ -377,7 +377,9 @@ class Consolidates(Protocol):
 class TaskFamily(Protocol):
     """Where training tasks come from. Owns no randomness: the same generator state, the same episodes."""
 
-    problem: Problem
+    @property
+    def problem(self) -> Problem:
+        """What methods are built for."""
 
     def sample(self, n: int, generator: torch.Generator) -> Episodes:
         """Draw episodes of n tasks."""
