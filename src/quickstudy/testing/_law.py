@@ -100,10 +100,10 @@ def global_state() -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def double_precision() -> Iterator[None]:
-    """New tensors are float64 for a while."""
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors are of this type for a while."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:

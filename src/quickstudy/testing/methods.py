@@ -18,12 +18,12 @@ from quickstudy.testing._law import (
     Law,
     broken,
     difference,
-    double_precision,
     global_state,
     must_agree,
     name_of,
     numbers,
     obey,
+    precision,
     report,
 )
 
@@ -87,7 +87,7 @@ def _name(factory: Factory) -> str:
 
 
 def _obey(law: Law[Case], case: Case) -> ConformanceError | None:
-    with double_precision():
+    with precision(torch.float64):
         return obey(law, case)
 
 
@@ -99,7 +99,7 @@ def predictions_have_the_right_shape(case: Case) -> None:
     expected = (*case.episodes.query.y.shape[:2], case.problem.n_outputs)
     for dtype in (torch.float64, torch.float32):
         method, episodes = case.method().to(dtype), _as(case.episodes, dtype)
-        with torch.no_grad():
+        with torch.no_grad(), precision(dtype):
             prediction = method.adapt(episodes.support, episodes.task)(episodes.query.x)
         value = prediction.mean if isinstance(prediction, Distribution) else prediction
         if tuple(value.shape) != expected:
