@@ -19,7 +19,7 @@ from quickstudy.training.checkpoint import write_json
 from quickstudy.training.fit import fit, target_spread, task_scores, weighted_mean
 
 SWEEP = (1, 2, 3, 5, 10, 20)  # labelled examples of a new task
-SWEEP_TASKS = 60
+SWEEP_TASKS = 40
 
 
 @dataclass(frozen=True)

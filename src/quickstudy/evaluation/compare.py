@@ -25,6 +25,7 @@ from quickstudy.evaluation.claims import hardware
 from quickstudy.evaluation.statistics import Array, estimate
 from quickstudy.evaluation.verdict import Contestant, decide
 from quickstudy.methods.registry import all_methods, build, find
+from quickstudy.nets import is_image
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Question, Study
 from quickstudy.training.checkpoint import write_json
@@ -173,7 +174,7 @@ def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, st
                 study.arena(question, 0)  # says why
             continue
         problem = study.arena(question, 0, shots=plan.shots or None, episodes=1).problem
-        steps = plan.steps or STEPS["image" if len(problem.x_shape) == 3 else "table"]
+        steps = plan.steps or STEPS["image" if is_image(problem) else "table"]
         every = max(1, steps // 10)
         refusals = {name: find(name).refuses(problem) for name in names}
         skipped[question] = {name: why for name, why in refusals.items() if why}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Batch
+from quickstudy.core import Batch, Episodes
 
 NEVER = -1e4  # the logit of a class that has no example in the support; finite, so that losses stay finite
 
@@ -14,6 +16,18 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     """All tasks in one call of the encoder. Shape: ``[T, n, *x]`` to ``[T, n, features]``."""
     features: Tensor = encoder(x.flatten(0, 1))
     return features.flatten(1).unflatten(0, x.shape[:2])
+
+
+def answerable(episodes: Episodes, n_classes: int) -> Episodes:
+    """The episodes with weight 0 for query examples whose class is not in the support.
+
+    What names a class by its examples cannot name one it has never seen; learning from such a query would only push
+    down all other classes.
+    """
+    support, query = episodes.support, episodes.query
+    member = torch.nn.functional.one_hot(support.y, n_classes) * support.weights.unsqueeze(-1)
+    known = (member.sum(1) > 0).gather(1, query.y)
+    return replace(episodes, query=replace(query, weight=query.weights * known))
 
 
 def class_means(features: Tensor, support: Batch, n_classes: int) -> tuple[Tensor, Tensor]:

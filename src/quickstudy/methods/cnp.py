@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from quickstudy.core import Batch, Method, Prediction, Predictor, Problem
-from quickstudy.methods._embed import NEVER, class_means, embed
+from quickstudy.core import Batch, Episodes, Method, Prediction, Predictor, Problem
+from quickstudy.methods._embed import NEVER, answerable, class_means, embed
 from quickstudy.nets import MLP, encoder_for
 
 
@@ -58,6 +58,12 @@ class CNP(Method):
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Average the encoded support."""
         return self._regress(support) if self.problem.kind == "regression" else self._classify(support)
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        """-log p of the query; in classification over the examples whose class is in the support."""
+        if self.problem.kind == "classification":
+            episodes = answerable(episodes, self.problem.n_outputs)
+        return super().losses(episodes)
 
     def _regress(self, support: Batch) -> Predictor:
         w = support.weights.unsqueeze(-1)

@@ -38,7 +38,7 @@ class Independent(Method):
     shares: ClassVar[bool] = False
     uses_task: ClassVar[bool] = True
     separable: ClassVar[bool] = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (20, 100, 300)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (30, 150)}
 
     def __init__(
         self,

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, class_means, embed, squared_distance
+from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
+from quickstudy.methods._embed import NEVER, answerable, class_means, embed, squared_distance
 from quickstudy.nets import encoder_for
 
 
@@ -56,3 +56,7 @@ class Prototypical(Method):
             return logits.masked_fill(~present.unsqueeze(1), NEVER)
 
         return predict
+
+    def losses(self, episodes: Episodes) -> Tensor:
+        """The query's cross-entropy, over the examples whose class has a prototype."""
+        return super().losses(answerable(episodes, self.problem.n_outputs))

@@ -16,6 +16,7 @@ from quickstudy.tasks.table import Scale, TableTasks, TaskTable
 Question = Literal["have", "meet"]
 FOLDS = 3  # whole tasks are held out in turn: seed s tests fold s mod 3, so that three seeds test every task
 ROWS = 32  # examples of a task in half a training episode, where tasks have many
+VALIDATION = 100  # episodes of class sets that choices are made on
 QUERY = 200  # most examples that a held-out task is judged on
 
 
@@ -66,7 +67,7 @@ class Study:
             question: ``"have"`` (held-out examples of known tasks) or ``"meet"`` (held-out tasks).
             seed: decides the split (where none is published), nothing else.
             shots: K at training, validation and test; by default the study's.
-            episodes: validation and test episodes of class sets.
+            episodes: test episodes of class sets.
         """
         k = self.shots if shots is None else shots
         if question == "have" and self.have is not None:
@@ -184,16 +185,16 @@ def _meet_classes(data: SplitClasses, shots: int, episodes: int) -> Arena:
     family = lambda part, known=False, k=shots: ClassEpisodes(  # noqa: E731
         data.classes, data.splits[part], ways=data.ways, shots=k, queries=data.queries, known=known
     )
-    draw = lambda part, seed, k=shots: family(part, k=k).sample(  # noqa: E731
-        episodes, torch.Generator().manual_seed(seed)
+    draw = lambda part, seed, n, k=shots: family(part, k=k).sample(  # noqa: E731
+        n, torch.Generator().manual_seed(seed)
     )
     return Arena(
         "meet",
         family("train", known=True),
         8,
-        draw("val", 4000),
-        draw("test", 5000),
+        draw("val", 4000, min(episodes, VALIDATION)),
+        draw("test", 5000, episodes),
         tuple(f"episode {i + 1}" for i in range(episodes)),
         shots,
-        lambda k: draw("test", 5000, k),
+        lambda k: draw("test", 5000, episodes, k),
     )
