@@ -267,7 +267,8 @@ class Method(nn.Module):
         uses_task: whether a known task id changes the predictor.
         transductive: whether predictions for one query example depend on the other query examples.
         order_free: whether the order of the support examples is without effect.
-        label_equivariant: whether renumbering the classes renumbers the logits and does nothing else.
+        label_equivariant: whether, where labels mean nothing across tasks, renumbering a task's classes renumbers
+            its logits and does nothing else.
         exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
             on purpose (first-order MAML). An instance may say otherwise than its class.
         separable: whether every parameter belongs to one task (leading axis ``n_tasks``), so that
@@ -284,7 +285,7 @@ class Method(nn.Module):
     uses_task: ClassVar[bool] = False
     transductive: ClassVar[bool] = False
     order_free: ClassVar[bool] = True
-    label_equivariant: ClassVar[bool] = False
+    label_equivariant: ClassVar[bool] = True
     exact_gradient: bool = True
     separable: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3

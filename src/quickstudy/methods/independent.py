@@ -37,6 +37,7 @@ class Independent(Method):
     summary: ClassVar[str] = "a net for each task, nothing shared"
     shares: ClassVar[bool] = False
     uses_task: ClassVar[bool] = True
+    label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     separable: ClassVar[bool] = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (30, 150)}
 

@@ -42,6 +42,7 @@ class MAML(Method):
     summary: ClassVar[str] = "an initialisation that a few gradient steps adapt"
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
     transductive: ClassVar[bool] = True  # through batch statistics, where the net normalises batches
+    label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 5, 10)}
 
     def __init__(

@@ -49,7 +49,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Save named tensors and JSON-able facts in one file."""
-    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    # copies, because the format refuses tied weights: two names for one piece of memory
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = {"quickstudy": str(VERSION), "meta": json.dumps(meta)}
     write_atomic(path, save(plain, metadata=text))
 

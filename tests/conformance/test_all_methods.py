@@ -1,0 +1,67 @@
+"""Every method that the library exports obeys the laws, and declares what is true of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import quickstudy.methods
+from quickstudy.core import Explorer, Method, Problem
+from quickstudy.methods.registry import all_methods
+from quickstudy.testing import check_method
+from quickstudy.testing._cases import PROBLEMS, cases
+from quickstudy.testing._law import obey, precision
+from quickstudy.testing.methods import classes_can_be_renumbered
+
+# settings that keep a check short; what is checked does not depend on them
+SHORT: dict[str, dict[str, object]] = {
+    "boosting": {"trees": 3},
+    "fine-tune": {"steps": 3},
+    "film": {"steps": 3},
+    "scratch": {"steps": 3},
+}
+
+
+def short(cls: type[Method]) -> type[Method]:
+    """The method with short settings, and with the first only of the values to choose from."""
+
+    class Short(cls):  # type: ignore[misc, valid-type]
+        settings = {key: values[:1] for key, values in cls.settings.items()}
+
+        def __init__(self, problem: Problem) -> None:
+            super().__init__(problem, **SHORT.get(cls.name, {}))
+
+    Short.__name__ = cls.__name__
+    return Short
+
+
+METHODS = {name: short(cls) for name, cls in all_methods().items() if not issubclass(cls, Explorer)}
+PAIRS = [(name, on) for name, cls in METHODS.items() for on, problem in PROBLEMS.items() if not cls.refuses(problem)]
+SHUFFLED = {on for on, problem in PROBLEMS.items() if not problem.shared_labels}
+
+
+@pytest.mark.parametrize(("name", "on"), PAIRS)
+def test_method_obeys_the_laws(name: str, on: str) -> None:
+    check_method(METHODS[name], PROBLEMS[on])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_serves_some_problem(name: str) -> None:
+    assert name in {served for served, _ in PAIRS}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, on in PAIRS if on in SHUFFLED}))
+def test_label_equivariance_is_declared_where_it_holds(name: str) -> None:
+    """The other direction of the law: a method says False only if that is so."""
+    claims = type("Claims", (METHODS[name],), {"label_equivariant": True})
+    shuffled = [replace(case, factory=claims) for case in cases(METHODS[name], None)[0] if case.name in SHUFFLED]
+    with precision(torch.float64):
+        holds = all(obey(classes_can_be_renumbered, case) is None for case in shuffled)
+    assert METHODS[name].label_equivariant == holds
+
+
+def test_every_exported_method_has_a_name_of_its_own() -> None:
+    assert len(all_methods()) == len(quickstudy.methods.__all__)
+    assert all(all_methods())
