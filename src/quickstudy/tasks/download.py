@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -139,7 +140,7 @@ def prepared(name: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array
     path = cache_folder() / "prepared" / f"{name}.npz"
     if path.is_file():
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 return dict(file)
         except (OSError, ValueError, zipfile.BadZipFile):
             path.unlink(missing_ok=True)  # damaged: made anew below
@@ -151,6 +152,7 @@ def prepared(name: str, make: Callable[[], dict[str, Array]]) -> dict[str, Array
             np.savez_compressed(out, allow_pickle=False, **arrays)
         aside.replace(path)
     except OSError as error:  # a cache saves time, nothing else
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         logging.getLogger(__name__).warning("could not keep %s: %s", path, error)
     return arrays

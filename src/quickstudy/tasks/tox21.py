@@ -32,7 +32,7 @@ def molecules() -> tuple[Array, Array, tuple[str, ...]]:
     if folder is not None and (folder / FINGERPRINTS).is_file():
         path = folder / FINGERPRINTS
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as source, np.load(source, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("fp_bits", "y", "tasks")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
