@@ -1,0 +1,284 @@
+"""A trained run: one method, one question, one folder. Train it, evaluate it, and take its model elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from quickstudy import __version__
+from quickstudy.core import Batch, Estimate, InputError
+from quickstudy.evaluation.cell import choose
+from quickstudy.evaluation.compare import STEPS
+from quickstudy.evaluation.evaluate import evaluate
+from quickstudy.methods.registry import build, find
+from quickstudy.model import Model, with_classes
+from quickstudy.nets import is_image
+from quickstudy.tasks.columns import Columns
+from quickstudy.tasks.load import load
+from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
+from quickstudy.tasks.table import TableTasks, TaskTable
+from quickstudy.training.checkpoint import write_atomic, write_json
+from quickstudy.training.fit import fit
+
+CONFIG, CHECKPOINT, MODEL = "config.json", "checkpoint.safetensors", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run's numbers.
+
+    Args:
+        method: a registered name, or ``my_file.py:MyMethod``.
+        data: a known name, a file or a folder.
+        target: the column to predict (files).
+        task: the column that names the task (one file).
+        group: the column whose equal values stay on one side of the split.
+        question: ``have`` or ``meet``; None takes ``meet`` where the data allow it.
+        seed: of split, first weights and episodes.
+        steps: training steps; 0 stands for the data's default.
+        shots: K of new tasks; 0 stands for the data's default.
+        ways: N of new tasks with classes of their own; 0 stands for the data's default.
+        settings: of the method.
+    """
+
+    method: str
+    data: str
+    target: str | None = None
+    task: str | None = None
+    group: str | None = None
+    question: Question | None = None
+    seed: int = 0
+    steps: int = 0
+    shots: int = 0
+    ways: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "steps", "shots", "ways"):
+            if getattr(self, name) < 0:
+                raise InputError(f"Expected --{name} of at least 0. Found {getattr(self, name)}.")
+
+    def study(self) -> Study:
+        """The data."""
+        return load(self.data, target=self.target, task=self.task, group=self.group)
+
+    def arena(
+        self, study: Study | None = None, *, shots: int | None = None, ways: int | None = None, episodes: int = 200
+    ) -> Arena:
+        """This run's splits.
+
+        Args:
+            study: the data, where they are at hand.
+            shots: K, where it is to differ from the run's.
+            ways: N, where it is to differ from the run's.
+            episodes: validation and test episodes of class sets.
+
+        Raises:
+            InputError: the data do not have such tasks.
+        """
+        study = self.study() if study is None else study
+        question: Question = self.question or ("meet" if study.meet is not None else "have")
+        if question == "have" and (shots or self.shots):
+            raise InputError(
+                "Expected no --shots with the question 'have', where all training examples of a task are its support. "
+                f"Found --shots {shots or self.shots}. Leave it out, or ask --question meet."
+            )
+        ways = ways or self.ways
+        if ways:
+            if question == "have" or not isinstance(study.meet, SplitClasses):
+                raise InputError(
+                    f"Expected no --ways: the tasks of {study.name} have classes of their own making. Found --ways "
+                    f"{ways}. Leave it out."
+                )
+            if ways < 2:
+                raise InputError(f"Expected at least 2 ways. Found {ways}: there is nothing to tell apart.")
+            study = replace(study, meet=replace(study.meet, ways=ways))
+        return study.arena(question, self.seed, shots=shots or self.shots or None, episodes=episodes)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that :func:`train` wrote.
+
+    Args:
+        folder: where ``config.json`` and ``model.safetensors`` are.
+        config: what was trained.
+    """
+
+    folder: Path
+    config: Config
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Read a run's folder.
+
+        Raises:
+            InputError: no such folder, or one that holds no finished run.
+        """
+        if not (folder / CONFIG).is_file():
+            raise InputError(
+                f"Expected a run's folder. Found no {CONFIG} in {folder}. Train first, or correct the path."
+            )
+        config = read_config(folder)
+        if not (folder / MODEL).is_file():
+            raise InputError(
+                f"Expected a finished run in {folder}. Found one that was stopped. Go on with it: "
+                f"quickstudy train {config.method} --data {config.data} --out {folder} --resume"
+            )
+        return cls(folder, config)
+
+    def model(self) -> Model:
+        """The trained method with the meaning of its inputs and answers."""
+        return Model.load(self.folder / MODEL)
+
+    def evaluate(self, *, episodes: int | None = None, shots: int | None = None, ways: int | None = None) -> Estimate:
+        """Score on the test tasks; writes ``evaluation.json``.
+
+        Args:
+            episodes: how many test episodes of class sets (600 by default); other data have the tasks they have.
+            shots: K, where it is to differ from training's.
+            ways: N, where it is to differ from training's.
+
+        Raises:
+            InputError: the data or the method cannot do that.
+        """
+        study, model = self.config.study(), self.model()
+        arena = self.config.arena(study, shots=shots, ways=ways, episodes=episodes or 600)
+        drawn = arena.question == "meet" and isinstance(study.meet, SplitClasses)
+        if episodes is not None and not drawn:
+            raise InputError(
+                f"Expected no --episodes: {study.name} has {len(arena.names)} test tasks, and all are taken. "
+                f"Found --episodes {episodes}. Leave it out."
+            )
+        method = model.method
+        if drawn:
+            method = with_classes(method, arena.problem.n_outputs)
+        found = evaluate(method, arena.test)
+        facts = {"question": arena.question, "shots": arena.shots, "metric": arena.problem.metric}
+        write_json(self.folder / "evaluation.json", {**facts, **asdict(found)})
+        return found
+
+    def known_task(self, name: str) -> tuple[Batch, torch.Tensor]:
+        """The standardised training examples ``[1, n, ...]`` and the id ``[1]`` of one of the tasks I have.
+
+        Raises:
+            InputError: this run is about new tasks, or has no task of that name.
+        """
+        arena = self.config.arena()
+        if arena.test.task is None:
+            raise InputError(
+                f"Expected a run on the tasks I have. Found one on new tasks in {self.folder}. Give the examples of "
+                "a new task, or train with --question have."
+            )
+        if name not in arena.names:
+            raise InputError(f"Expected one of the run's tasks: {', '.join(arena.names[:40])}. Found {name!r}.")
+        where = slice(arena.names.index(name), arena.names.index(name) + 1)
+        return arena.test.support.tasks(where), arena.test.task[where]
+
+
+def read_config(folder: Path) -> Config:
+    """What a run's folder says about it.
+
+    Raises:
+        InputError: ``config.json`` is no run's.
+    """
+    try:
+        return Config(**json.loads((folder / CONFIG).read_text())["run"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"Expected a run's {CONFIG} in {folder}. Found one that cannot be used ({error}). Train again elsewhere."
+        ) from error
+
+
+def train(
+    config: Config, out: Path, *, resume: bool = False, progress: Callable[[int, int], None] | None = None
+) -> tuple[Run, Estimate]:
+    """Train one method, choose its settings on validation, and write a run's folder.
+
+    Args:
+        config: what to train.
+        out: the folder.
+        resume: go on with a run that was stopped.
+        progress: called with (steps done, steps).
+
+    Returns:
+        The run, and its score on validation. Test tasks are not looked at.
+
+    Raises:
+        InputError: the folder holds something else, or unusable data or options.
+    """
+    cls = find(config.method)
+    study = config.study()
+    arena = config.arena(study)
+    refusal = cls.refuses(arena.problem)
+    if refusal:
+        raise InputError(f"Expected tasks that {cls.name!r} can serve. Found that it {refusal}.")
+    method = build(cls, arena.problem, config.seed, **config.settings)
+    _claim(out, config, resume)
+    steps = config.steps or STEPS["image" if is_image(arena.problem) else "table"]
+    if not (out / MODEL).is_file():
+        history = fit(
+            method,
+            arena.train,
+            steps=steps,
+            tasks=arena.tasks_per_step,
+            lr=method.lr,
+            validation=arena.validation,
+            every=max(1, steps // 10),
+            generator=torch.Generator().manual_seed(10_000 + config.seed),
+            checkpoint=out / CHECKPOINT,
+            resume=resume,
+            progress=progress,
+        )
+        choose(method, arena.validation)
+        lines = [
+            json.dumps({"step": step, "loss": loss, "validation": score})
+            for step, loss, score in zip(history.step, history.loss, history.score, strict=True)
+        ]
+        write_atomic(out / "metrics.jsonl", "".join(line + "\n" for line in lines).encode())
+        _model(method.eval(), config, study, arena).save(out / MODEL)
+        (out / CHECKPOINT).unlink(missing_ok=True)  # last: a stop before it loses nothing
+    run = Run(out, config)
+    found = evaluate(run.model().method, arena.validation)
+    write_json(out / "validation.json", {"metric": arena.problem.metric, **asdict(found)})
+    return run, found
+
+
+def _model(method: Any, config: Config, study: Study, arena: Arena) -> Model:
+    """The method with the meaning of its inputs and answers."""
+    scale = arena.train.scale if isinstance(arena.train, TableTasks) else None
+    table = study.have if arena.question == "have" else study.meet
+    labels = table.labels if isinstance(table, TaskTable) and arena.problem.shared_labels else ()
+    columns = None
+    if len(arena.problem.x_shape) == 1 and Path(config.data).expanduser().exists():
+        columns = Columns.of(config.data, target=config.target, task=config.task, group=config.group)
+    return Model(method, config.method, config.settings, scale, columns, labels)
+
+
+def _claim(out: Path, config: Config, resume: bool) -> None:
+    """A folder belongs to one run; nothing that is there is ever overwritten by another."""
+    if (out / CONFIG).is_file():
+        if not resume:
+            raise InputError(
+                f"Expected a new folder for this run. Found an earlier one in {out}. "
+                "Go on with it by --resume, or name another folder by --out."
+            )
+        mine, theirs = asdict(config), asdict(read_config(out))
+        odd = sorted(key for key in mine if mine[key] != theirs[key])
+        if odd:
+            changes = ", ".join(f"{key} {theirs[key]!r} (now {mine[key]!r})" for key in odd)
+            raise InputError(
+                f"Expected the options of the run in {out}. Found other values: {changes}. "
+                "Resume with the same options, or name another folder by --out."
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(
+            f"Expected a new or empty folder for this run. Found other files in {out}. Name another by --out."
+        )
+    write_json(out / CONFIG, {"quickstudy": __version__, "run": asdict(config)})
