@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.io
+from scipy.io.matlab import MatReadError
 
 from quickstudy.core import InputError
 from quickstudy.tasks.download import locate
@@ -31,7 +32,7 @@ def table() -> TaskTable:
         content = scipy.io.loadmat(path)
         xs, ys = content["X"].ravel(), content["Y"].ravel()
         found = (len(xs), sum(map(len, xs)), {x.shape[1] for x in xs}, all(bool((x[:, -1] == 1).all()) for x in xs))
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, MatReadError) as error:
         raise InputError(
             f"Expected a MATLAB file with cells X and Y at {path}. Found one that cannot be read ({error!r}). "
             "Get another copy."

@@ -179,9 +179,9 @@ class TaskTable:
         y_all = torch.zeros(len(rows), n, *ys[0].shape[1:], dtype=torch.long if kind == "classification" else None)
         for t, (row, y) in enumerate(zip(rows, ys, strict=True)):
             row_all[t, : len(row)] = torch.as_tensor(row)
-            y_all[t, : len(y)] = torch.as_tensor(np.ascontiguousarray(y)).to(y_all.dtype)
+            y_all[t, : len(y)] = torch.as_tensor(np.require(y, requirements=["C", "W"])).to(y_all.dtype)
         n_outputs = max(int(y_all.max()) + 1, len(labels)) if kind == "classification" else y_all.shape[-1]
-        x_all = torch.as_tensor(np.ascontiguousarray(x))
+        x_all = torch.as_tensor(np.require(x, requirements=["C", "W"]))  # torch wants arrays that may be written
         problem = Problem(
             tuple(x_all.shape[1:]),
             kind,
