@@ -2,6 +2,7 @@
 
 from quickstudy.methods.classical import Boosting, Logistic, Ridge
 from quickstudy.methods.cnp import CNP
+from quickstudy.methods.ewc import EWC as EWC  # goes around a method: not made from a problem, so not in the list
 from quickstudy.methods.film import FiLM
 from quickstudy.methods.fine_tune import FineTune
 from quickstudy.methods.independent import Independent
@@ -11,6 +12,7 @@ from quickstudy.methods.multi_head import MultiHead
 from quickstudy.methods.nearest import NearestNeighbour
 from quickstudy.methods.pooled import Pooled
 from quickstudy.methods.prototypical import Prototypical
+from quickstudy.methods.rl2 import RL2
 
 __all__ = [
     "NearestNeighbour",
@@ -26,4 +28,5 @@ __all__ = [
     "Prototypical",
     "MAML",
     "CNP",
+    "RL2",
 ]
