@@ -10,6 +10,7 @@ import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Literal
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -25,9 +26,11 @@ Array = NDArray[np.float64]
 
 SHARED, ALONE, INK, QUIET, FAINT = "#0072B2", "#D55E00", "#1a1a1a", "#6b6b6b", "#dddddd"
 PALE = {SHARED: "#a9cfe6", ALONE: "#f3c8a6"}
+WORDS = {True: "learned from other tasks", False: "each task alone"}
 WIDTH = 5.2  # inches: half a desktop page, and still legible when a phone shrinks it
 SIZE = 10.0  # points
 NAMED = 40  # most tasks that get a line with a name
+SQUARE = 20  # most tasks of a heat map whose columns are named too
 MARKERS = "osD^vPX*hp<>"
 
 
@@ -57,7 +60,7 @@ def score_intervals(
     """
     centre, left, right = _array(mean), _array(low), _array(high)
     figure, axes = _figure(0.95 + 0.31 * len(names))
-    start, end = _window(np.concatenate([centre, left, right]), around=centre)
+    start, end = _window(np.concatenate([centre, left, right]), keep="high")
     axes.set_xlim(start, end)
     for row, name in enumerate(names):
         colour, marker = _kind(shares[row])
@@ -74,11 +77,7 @@ def score_intervals(
     _name_rows(axes, names, bold=chosen)
     axes.set_xlabel(f"{metric}, mean over tasks", fontsize=SIZE)
     axes.grid(axis="x", color=FAINT, lw=0.7)
-    handles = [
-        _handle("learned from other tasks", SHARED, marker="o", mfc=SHARED),
-        _handle("each task alone", ALONE, marker="s", mfc=ALONE),
-    ]
-    _legend(figure, handles)
+    _legend(figure, [_handle(WORDS[kind], _kind(kind)[0], marker=_kind(kind)[1]) for kind in _kinds(shares)])
     return figure
 
 
@@ -112,7 +111,7 @@ def task_differences(
     few = len(order) <= NAMED
     figure, axes = _figure(1.35 + 0.19 * max(len(order), 3) if few else 6.6)
     certain = {*helped, *hurt}
-    start, end = _window(np.append(values, 0.0), around=values, reach=8)
+    start, end = _window(np.append(values, 0.0), reach=8)
     axes.set_xlim(start, end)
     if mean is not None and math.isfinite(mean[1]) and math.isfinite(mean[2]):
         axes.axvspan(mean[1], mean[2], color=FAINT, alpha=0.8, lw=0, zorder=0)
@@ -120,7 +119,7 @@ def task_differences(
         strong = SHARED if values[i] > 0 else ALONE
         colour = strong if names[i] in certain else PALE[strong]
         axes.barh(row, values[i], height=0.72 if few else 1.0, color=colour, edgecolor=colour, lw=0 if few else 0.4)
-        if few and not start <= values[i] <= end:  # the bar is cut: its value in figures
+        if not start <= values[i] <= end:  # the bar is cut: its value in figures
             edge, side, text = (start, "left", "← {:+.2f}") if values[i] < start else (end, "right", "{:+.2f} →")
             axes.text(edge, row, text.format(values[i]), ha=side, va="center", fontsize=SIZE - 2, color=INK)
     axes.axvline(0, color=INK, lw=1)
@@ -161,14 +160,15 @@ def learning_curves(
     figure = Figure(figsize=(WIDTH, 0.85 + 1.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     everything = _array([score for seeds in curves.values() for _, scores in seeds for score in scores])
-    line = [] if baseline is None else [baseline]
-    window = _window(np.append(everything, line), around=everything, reach=1.5)
+    bottom, top = _window(everything, reach=1.5, keep="high")
+    if baseline is not None and math.isfinite(baseline):  # the line is always to be seen
+        bottom, top = min(bottom, baseline - 0.05 * (top - bottom)), max(top, baseline + 0.05 * (top - bottom))
     for axes in panels.flat[len(curves) :]:
         axes.set_visible(False)
     for axes, (name, seeds) in zip(panels.flat, curves.items(), strict=False):
         _bare(axes, size=SIZE - 1.5)
         colour, _ = _kind(shares[name])
-        axes.set_ylim(*window)
+        axes.set_ylim(bottom, top)
         axes.grid(color=FAINT, lw=0.6)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -179,15 +179,17 @@ def learning_curves(
         common = sorted(set.intersection(*(set(steps) for steps, _ in seeds)))
         middle = np.mean([[dict(zip(*seed, strict=True))[step] for step in common] for seed in seeds], axis=0)
         axes.plot(common, middle, color=colour, lw=2, marker="o" if len(common) == 1 else "")
-        axes.set_title(_short(name), color=colour, fontsize=SIZE - 0.5, fontweight="bold")
+        axes.set_title(_short(name, 15), color=colour, fontsize=SIZE - 0.5, fontweight="bold")
     for axes in panels.flat[max(0, len(curves) - columns) : len(curves)]:  # the last panel of each column
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("training step", fontsize=SIZE - 1.5)
     figure.supylabel(f"validation {metric}", fontsize=SIZE, color=INK)
-    handles = [_handle("mean over seeds", INK, lw=2), _handle("one seed", INK, lw=0.8)]
+    several = max(map(len, curves.values())) > 1
+    handles = [_handle("mean over seeds", INK, lw=2), _handle("one seed", INK, lw=0.8)] if several else []
     if baseline is not None:
         handles.append(_handle(_short(baseline_name, 30), QUIET, lw=1.1, ls=(0, (4, 2))))
-    _legend(figure, handles)
+    if handles:
+        _legend(figure, handles)
     return figure
 
 
@@ -218,7 +220,7 @@ def error_curves(
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlim(shots[0] / 1.15, shots[-1] * 1.08)
     values = _array([error for points in errors.values() for error in points.values()])
-    bottom, top = _window(values, around=values)
+    bottom, top = _window(values, keep="low")
     axes.set_ylim(bottom, top)
     if trained_at:
         early = trained_at <= shots[len(shots) // 2]
@@ -256,7 +258,7 @@ def error_curves(
     axes.set_xlabel("labelled examples of the new task", fontsize=SIZE)
     axes.set_ylabel(f"error (1 - {metric})", fontsize=SIZE)
     axes.grid(color=FAINT, lw=0.7)
-    _legend(figure, [_handle("learned from other tasks", SHARED, lw=2), _handle("each task alone", ALONE, lw=2)])
+    _legend(figure, [_handle(WORDS[kind], _kind(kind)[0], lw=2) for kind in _kinds([shares[n] for n in errors])])
     return figure
 
 
@@ -277,25 +279,35 @@ def task_affinity(matrix: ArrayLike, names: Sequence[str], *, metric: str = "sco
     finite = scores[np.isfinite(scores)]
     low, high = (float(np.quantile(finite, 0.05)), float(finite.max())) if finite.size else (0.0, 1.0)
     cut = bool(finite.size and finite.min() < low)
-    figure, axes = _figure(1.5 + max(0.155 * n, 1.6))
+    ordered = [_short(names[i], 14) for i in order]
+    below = 0.075 * max(map(len, ordered)) if n <= SQUARE else 0.0
+    height = max(0.155 * n, 1.6)
+    figure, axes = _figure(1.2 + height + below)
     image = axes.imshow(
         scores[np.ix_(order, order)], cmap="cividis", vmin=low, vmax=max(high, low + 1e-9),
         aspect="auto", interpolation="none",
     )  # fmt: skip
-    size = SIZE - 1 if n <= 20 else SIZE - 2.5
-    ordered = [_short(names[i], 18) for i in order]
+    size = SIZE - 1 if n <= SQUARE else SIZE - 2.5
     axes.set_yticks(range(n), ordered, fontsize=size)
-    if n <= 20:
+    if n <= SQUARE:
         axes.set_xticks(range(n), ordered, fontsize=size, rotation=90)
     else:
         axes.set_xticks([])
-    axes.set_xlabel("tried on" if n <= 20 else "tried on (same order as the rows)", fontsize=SIZE)
-    axes.set_ylabel("learned on this task alone", fontsize=SIZE)
+    axes.set_xlabel("tried on" if n <= SQUARE else "tried on (same order as the rows)", fontsize=SIZE)
+    axes.set_ylabel("learned on", fontsize=SIZE)
     axes.tick_params(length=0)
-    bar = figure.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=40, extend="min" if cut else "neither")
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        location="top",
+        fraction=0.12 / height,
+        pad=0.06 / height,
+        aspect=40,
+        extend="min" if cut else "neither",
+    )
     bar.set_label(metric, fontsize=SIZE)
     bar.ax.tick_params(labelsize=SIZE - 1)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure
 
 
@@ -377,6 +389,11 @@ def _kind(shares: bool) -> tuple[str, str]:
     return (SHARED, "o") if shares else (ALONE, "s")
 
 
+def _kinds(shares: Sequence[bool]) -> list[bool]:
+    """Which kinds there are, those that share first."""
+    return [kind for kind in (True, False) if kind in shares]
+
+
 def _short(name: str, most: int = 22) -> str:
     """A name as a label: one line, not too long, and a dollar sign is no mathematics."""
     clean = "".join(c if c.isprintable() else " " for c in name)
@@ -393,9 +410,7 @@ def _name_rows(axes: Axes, names: Sequence[str], bold: Sequence[str] | set[str] 
     axes.spines["left"].set_visible(False)
 
 
-def _difference_legend(
-    values: Array, helped: int, hurt: int, mean: tuple[float, float, float] | None
-) -> list[Line2D]:
+def _difference_legend(values: Array, helped: int, hurt: int, mean: tuple[float, float, float] | None) -> list[Line2D]:
     """Colours with how many tasks they stand for; classes without a task are left out."""
     up, down = int((values > 0).sum()) - helped, int((values <= 0).sum()) - hurt
     counts = [
@@ -426,18 +441,19 @@ def _legend(figure: Figure, handles: list[Line2D], columns: int = 3) -> None:
         text.set_color(INK)
 
 
-def _window(values: ArrayLike, around: ArrayLike, reach: float = 3.0) -> tuple[float, float]:
-    """Limits that show ``values`` with some air, but let what lies far from the bulk of ``around`` fall outside.
+def _window(values: ArrayLike, reach: float = 3.0, keep: Literal["high", "low", ""] = "") -> tuple[float, float]:
+    """Limits that show ``values`` with some air, but let what lies far from the bulk fall outside.
 
-    Far is ``reach`` times the distance between the quartiles.
+    Far is ``reach`` times the distance between the quartiles, beyond them. The side to ``keep`` is never cut.
     """
-    inside, bulk = _array(values), _array(around)
-    inside, bulk = inside[np.isfinite(inside)], bulk[np.isfinite(bulk)]
-    if not len(inside) or not len(bulk):
+    shown = _array(values)
+    shown = shown[np.isfinite(shown)]
+    if not len(shown):
         return 0.0, 1.0
-    first, third = np.quantile(bulk, [0.25, 0.75])
+    first, third = np.quantile(shown, [0.25, 0.75])
     far = reach * (third - first) or np.inf
-    low, high = max(inside.min(), first - far), min(inside.max(), third + far)
+    low = shown.min() if keep == "low" else max(shown.min(), first - far)
+    high = shown.max() if keep == "high" else min(shown.max(), third + far)
     air = 0.06 * (high - low) or 0.05
     return float(low - air), float(high + air)
 

@@ -79,9 +79,7 @@ def write_report(results: Mapping[str, Any], path: Path) -> Path:
         InputError: the results are of another version.
     """
     found = answers(results)
-    sections = [
-        _section(answer, results["questions"][answer.key], results["plan"]) for answer in found if answer.rows
-    ]
+    sections = [_section(answer, results["questions"][answer.key], results["plan"]) for answer in found if answer.rows]
     environment = Environment(
         loader=PackageLoader("quickstudy.reports"),
         autoescape=True,
@@ -90,7 +88,7 @@ def write_report(results: Mapping[str, Any], path: Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
-        results=results, answers=found, sections=sections, command=command(results["plan"]), number=number
+        results=results, answers=found, sections=sections, command=command(results["plan"])
     )
     write_atomic(path, page.encode())
     return path
@@ -158,8 +156,8 @@ def _differences(answer: Answer, question: Mapping[str, Any]) -> Picture:
     up, n = sum(value > 0 for value in values), len(values)
     what = "episodes" if is_episodes(question) else "tasks"
     alt = (
-        f"Sorted differences of {n} {what}, {verdict['method']} minus {verdict['reference']}: higher in {up}, certainly "
-        f"helped {len(one['helped'])}, certainly hurt {len(one['hurt'])}, mean {number(real(one['mean']), True)}."
+        f"Sorted differences of {n} {what}: {verdict['method']} minus {verdict['reference']}: up in {up}, certainly "
+        f"helped {len(one['helped'])}, certainly hurt {len(one['hurt'])}, mean {number(one['mean'], signed=True)}."
     )
     caption = f"Right of zero, {verdict['method']} is ahead of {verdict['reference']}: {up} of {n} {what}. "
     if one["testable"]:
@@ -206,7 +204,10 @@ def _curves(answer: Answer, question: Mapping[str, Any]) -> Picture:
     )
     last = "; ".join(f"{name} {np.nanmean([s[-1] for _, s in seeds]):.3f}" for name, seeds in curves.items())
     alt = f"Validation {question['metric']} against training step, a panel for each method. At the end: {last}."
-    caption = f"Still rising at the right end: more steps may help. {note}".strip()
+    caption = (
+        "Still rising at the right end: more steps may help. Taken before the settings in the table were chosen, which "
+        f"may lift a method above its curve. {note}"
+    ).strip()
     return _draw(figure, answer, "curves", title, alt, caption)
 
 
@@ -226,7 +227,9 @@ def _errors(answer: Answer, question: Mapping[str, Any]) -> Picture:
         chosen=_chosen(answer),
         trained_at=question["shots"],
     )
-    points = "; ".join(f"{n} " + ", ".join(f"{1 - s:.3f} at {k}" for k, s in sweep.items()) for n, sweep in sweeps.items())
+    points = "; ".join(
+        f"{n} " + ", ".join(f"{1 - s:.3f} at {k}" for k, s in sweep.items()) for n, sweep in sweeps.items()
+    )
     caption = (
         f"Lower is better. Training used {question['shots']} labelled examples (of each class, in classification); "
         f"here the test tasks come with fewer or more. Mean over seeds and over at most {SWEEP_TASKS} test tasks."

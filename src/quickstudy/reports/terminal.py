@@ -12,6 +12,7 @@ from rich.text import Text
 
 from quickstudy.reports.view import Answer, Row, answers
 
+NAME = 18  # most characters of a name, marks included
 STYLE = {"share": "bold blue", "alone": "bold dark_orange3", "uncertain": "bold", "none": "bold"}
 
 
@@ -35,20 +36,21 @@ def _answer(answer: Answer) -> list[Table | Text]:
 
 def _methods(rows: tuple[Row, ...]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    shown.add_column("method", overflow="ellipsis", no_wrap=True, max_width=20)
-    shown.add_column("learns")
+    shown.add_column("method", overflow="ellipsis")  # the one that shrinks where the window is narrow
+    shown.add_column("learns", no_wrap=True)
     shown.add_column("score", no_wrap=True)
     shown.add_column("to best alone", no_wrap=True)
     shown.add_column("min", justify="right", no_wrap=True)
     for row in rows:
-        name = f"{'*' if row.chosen else ' '}{row.name}{' ~' if row.transductive else ''}"
+        marks = "*" * row.chosen + "~" * row.transductive
+        name = row.name if len(row.name) + len(marks) <= NAME else f"{row.name[: NAME - len(marks) - 1]}…"
         kind = Text("shared", "blue") if row.shares else Text("alone", "dark_orange3")
         shown.add_row(
-            Text(name, "bold" if row.chosen else ""),
+            Text(name + marks, "bold" if row.chosen else ""),
             kind,
             Text(str(row.score)),
             Text("" if row.difference is None else str(row.difference)),
-            Text(f"{row.minutes:.1f}"),
+            Text(row.minutes),
         )
     return shown
 

@@ -76,7 +76,7 @@ class Row:
         chosen: whether validation chose it, as the best that shares or as the best that does not.
         score: mean over tasks.
         difference: to the best way of learning alone; None for that one itself, or where there is none.
-        minutes: all seeds together.
+        minutes: all seeds together, in words.
         settings: what was chosen on validation data, in words.
     """
 
@@ -88,7 +88,7 @@ class Row:
     chosen: bool
     score: Interval
     difference: Interval | None
-    minutes: float
+    minutes: str
     settings: str
 
 
@@ -114,10 +114,16 @@ class Answer:
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Three decimals, or a dash."""
+    """Three decimals (fewer from ten up), or a dash."""
     if value is None or not math.isfinite(value):
         return "-"
-    return f"{value:+.3f}" if signed else f"{value:.3f}"
+    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def minutes(value: float) -> str:
+    """One decimal; a moment is no zero."""
+    return "<0.1" if value < 0.05 else f"{value:.1f}"
 
 
 def real(value: float | None) -> float:
@@ -169,7 +175,7 @@ def _rows(question: Mapping[str, Any]) -> tuple[Row, ...]:
             m["name"] in (verdict.get("method"), verdict.get("reference")),
             Interval(*_ends(m["estimate"])),
             differences.get(m["name"]),
-            m["minutes"],
+            minutes(m["minutes"]),
             _settings(m["chosen"]),
         )
         for m in question["methods"]
@@ -198,8 +204,10 @@ def command(plan: Mapping[str, Any]) -> str:
             words += [f"--{key}", str(plan[key])]
     if len(plan["questions"]) == 1:
         words += ["--question", plan["questions"][0]]
-    if plan["methods"]:
-        words += ["--methods", *plan["methods"]]
+    files = [name for name in plan["methods"] if ":" in name]
+    known = [name for name in plan["methods"] if ":" not in name]
+    words += ["--methods", ",".join(known)] if known else []
+    words += [word for name in files for word in ("--method", name)]
     words += ["--seeds", str(plan["seeds"])]
     for key in ("steps", "shots"):
         if plan[key]:
