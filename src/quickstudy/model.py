@@ -58,13 +58,12 @@ class Model:
         """The classes' names where they mean the same in every task; numbers where nobody named them."""
         return self.labels or tuple(map(str, range(self.problem.n_outputs)))
 
-    def adapt(self, x: ArrayLike, y: ArrayLike, *, task: Tensor | None = None) -> Model:
+    def adapt(self, x: ArrayLike, y: ArrayLike) -> Model:
         """Learn one task.
 
         Args:
             x: raw inputs ``[n, *x]``, or flattened; uint8 stands for 0..255 and is read as 0..1.
             y: labels ``[n]``, texts or numbers; or the numbers to predict, ``[n]`` or ``[n, d]``.
-            task: its id ``[1]``, where it is a training task.
 
         Raises:
             InputError: inputs of another shape, NaN or infinite numbers, unknown labels, or more classes than the
@@ -85,9 +84,14 @@ class Model:
             else:
                 labels = names
             targets = torch.as_tensor(index)
-        adapted = replace(self, labels=labels, support=Batch(inputs, targets.unsqueeze(0)), task=task)
+        adapted = replace(self, labels=labels, support=Batch(inputs, targets.unsqueeze(0)), task=None)
         _ = adapted._predictor  # learns now, so that what cannot be learned is told now
         return adapted
+
+    def of_task(self, support: Batch, task: Tensor) -> Model:
+        """The model of a training task, from its standardised examples ``[1, n, ...]`` and its id ``[1]``."""
+        labels = self.known_labels if self.problem.kind == "classification" else ()
+        return replace(self, labels=labels, support=support, task=task)
 
     def predict(self, x: ArrayLike) -> Array:
         """The answers: names of classes ``[m]``, or numbers ``[m, d]`` in the data's units."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from quickstudy import __version__
-from quickstudy.core import Batch, Estimate, InputError
+from quickstudy.core import Estimate, InputError
 from quickstudy.evaluation.cell import choose
 from quickstudy.evaluation.compare import STEPS
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.methods.registry import build, find
 from quickstudy.model import Model, with_classes
 from quickstudy.nets import is_image
-from quickstudy.tasks.columns import Columns
+from quickstudy.tasks.columns import Columns, read_examples
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
 from quickstudy.tasks.table import TableTasks, TaskTable
@@ -163,8 +165,21 @@ class Run:
         write_json(self.folder / "evaluation.json", {**facts, **asdict(found)})
         return found
 
-    def known_task(self, name: str) -> tuple[Batch, torch.Tensor]:
-        """The standardised training examples ``[1, n, ...]`` and the id ``[1]`` of one of the tasks I have.
+    def adapt(self, support: Path) -> Model:
+        """Learn a new task from labelled examples: a table, or a folder of class folders of images.
+
+        Raises:
+            InputError: the file or folder cannot be used.
+        """
+        model = self.model()
+        examples = read_examples(support, model.problem.x_shape, model.columns)
+        if examples.y is None:
+            wanted = f"a column {model.columns.target!r}" if model.columns else "a column target, or class folders"
+            raise InputError(f"Expected labelled examples in {support}. Found no labels. Add {wanted}.")
+        return model.adapt(examples.x, examples.y)
+
+    def recall(self, task: str) -> Model:
+        """The model of one of the tasks that the run was trained on, from that task's own training examples.
 
         Raises:
             InputError: this run is about new tasks, or has no task of that name.
@@ -175,10 +190,58 @@ class Run:
                 f"Expected a run on the tasks I have. Found one on new tasks in {self.folder}. Give the examples of "
                 "a new task, or train with --question have."
             )
-        if name not in arena.names:
-            raise InputError(f"Expected one of the run's tasks: {', '.join(arena.names[:40])}. Found {name!r}.")
-        where = slice(arena.names.index(name), arena.names.index(name) + 1)
-        return arena.test.support.tasks(where), arena.test.task[where]
+        if task not in arena.names:
+            near = difflib.get_close_matches(task, arena.names, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(arena.names[:40])}."
+            raise InputError(f"Expected one of the run's {len(arena.names)} tasks. Found {task!r}. {hint}")
+        where = slice(arena.names.index(task), arena.names.index(task) + 1)
+        return self.model().of_task(arena.test.support.tasks(where), arena.test.task[where])
+
+
+def answers(model: Path, query: Path) -> pd.DataFrame:
+    """What an adapted model says of new examples: a row each, with classes' probabilities or numbers.
+
+    Raises:
+        InputError: no adapted model, or examples that do not fit it.
+    """
+    learner = Model.load(model)
+    if learner.support is None:
+        raise InputError(
+            f"Expected a model of a task in {model}. Found one that has seen no task. Adapt it first: "
+            f"quickstudy adapt {model} SUPPORT -o MODEL"
+        )
+    examples = read_examples(query, learner.problem.x_shape, learner.columns)
+    frame = pd.DataFrame({"file": examples.names}) if examples.names else pd.DataFrame(index=range(len(examples.x)))
+    said = learner.predict(examples.x)
+    if learner.problem.kind == "classification":
+        frame["prediction"] = said
+        for label, share in zip(learner.labels, learner.probabilities(examples.x).T, strict=True):
+            frame[f"p({label})"] = share
+        return frame
+    width = learner.deviation(examples.x)
+    for i in range(said.shape[1]):
+        number = f" {i + 1}" if said.shape[1] > 1 else ""
+        frame[f"prediction{number}"] = said[:, i]
+        if width is not None:
+            frame[f"deviation{number}"] = width[:, i]
+    return frame
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Expected JSON in {path}. Found that it cannot be read ({error}). Use another folder."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"Expected a JSON object in {path}. Found {type(content).__name__}. Use another folder.")
+    return content
 
 
 def read_config(folder: Path) -> Config:
@@ -188,8 +251,8 @@ def read_config(folder: Path) -> Config:
         InputError: ``config.json`` is no run's.
     """
     try:
-        return Config(**json.loads((folder / CONFIG).read_text())["run"])
-    except (ValueError, KeyError, TypeError) as error:
+        return Config(**read_json(folder / CONFIG)["run"])
+    except (KeyError, TypeError) as error:
         raise InputError(
             f"Expected a run's {CONFIG} in {folder}. Found one that cannot be used ({error}). Train again elsewhere."
         ) from error

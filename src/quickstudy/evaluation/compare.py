@@ -6,8 +6,11 @@ import contextlib
 import datetime
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import queue
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -113,7 +116,10 @@ def compare(
     loaded = study if study is not None else load(plan.data, target=plan.target, task=plan.task, group=plan.group)
     cells, skipped = _cells(plan, loaded)
     run = _run_here if study is not None or workers == 1 else _run_in_processes
-    run(cells, plan, loaded, out / "cells", workers or os.cpu_count() or 1, on_progress or _silent)
+    report = on_progress or _silent
+    for cell in cells:  # whoever watches knows from the start how much there is to do
+        report(cell.stem, 0, cell.steps)
+    run(cells, plan, loaded, out / "cells", workers or os.cpu_count() or 1, report)
     results = {
         "version": VERSION,
         "quickstudy": __version__,
@@ -208,9 +214,19 @@ def _run_here(cells: Iterable[Cell], plan: Plan, study: Study, folder: Path, wor
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(plan: Plan, folder: Path, messages: Any, parent: int) -> None:
+def _start_worker(plan: Plan, folder: Path, messages: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the study, which ends its workers
+    threading.Thread(target=_die_with_the_study, daemon=True).start()
     torch.set_num_threads(1)
-    _worker.update(plan=plan, folder=folder, messages=messages, parent=parent, study=None, last=0.0)
+    _worker.update(plan=plan, folder=folder, messages=messages, study=None, last=0.0)
+
+
+def _die_with_the_study() -> None:
+    """A study that was killed leaves nobody behind who writes while another resumes it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _work_in_process(cell: Cell) -> None:
@@ -219,8 +235,6 @@ def _work_in_process(cell: Cell) -> None:
         _worker["study"] = load(plan.data, target=plan.target, task=plan.task, group=plan.group)
 
     def report(name: str, done: int, steps: int) -> None:
-        if os.getppid() != _worker["parent"]:
-            os._exit(1)  # the study was killed: do not go on writing behind the back of the one that resumes it
         now = time.monotonic()
         if done == steps or now - _worker["last"] > 0.3:
             _worker["last"] = now
@@ -232,11 +246,12 @@ def _work_in_process(cell: Cell) -> None:
 def _run_in_processes(cells: list[Cell], plan: Plan, study: Study, folder: Path, workers: int, report: Report) -> None:
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    start = (plan, folder, messages, os.getpid())
+    start = (plan, folder, messages)
     todo = [cell for cell in cells if not (folder / f"{cell.stem}.json").is_file()]
     for cell in cells:
         if cell not in todo:
             report(cell.stem, cell.steps, cell.steps)
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
         waiting: dict[Future[None], Cell] = {pool.submit(_work_in_process, cell): cell for cell in todo}
         try:
@@ -254,7 +269,9 @@ def _run_in_processes(cells: list[Cell], plan: Plan, study: Study, folder: Path,
                             "--resume, or leave that method out by --methods."
                         ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # what is finished is kept, and a half-trained cell has its checkpoint: nothing is worth waiting for
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
 
 

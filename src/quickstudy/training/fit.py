@@ -125,7 +125,7 @@ def fit(
                 scores = task_scores(method, validation)
                 weights = method.problem.task_weights(validation.query)
                 history.score.append(weighted_mean(scores, weights))
-                best.update(method, scores, weights, done)
+                best.update(method, scores, weights, done, by_task=method.separable and validation.task is not None)
             descent.save(
                 {f"best/{k}": v for k, v in best.state.items()} | {"best_scores": best.scores},
                 {"step": done, "total": total, "best_step": best.step, "history": vars(history)},
@@ -149,9 +149,10 @@ class _Best:
         self.scores = torch.full((1,), -torch.inf)
         self.step = 0
 
-    def update(self, method: Method, scores: Tensor, weights: Tensor, step: int) -> None:
+    def update(self, method: Method, scores: Tensor, weights: Tensor, step: int, *, by_task: bool) -> None:
+        """Keep these parameters if they are better; ``by_task`` where ``scores`` are of the tasks that own them."""
         now = method.state_dict()
-        if method.separable:
+        if by_task:
             if self.scores.shape != scores.shape:
                 self.scores = torch.full_like(scores, -torch.inf)
             better = scores > self.scores
