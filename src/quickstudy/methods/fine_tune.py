@@ -32,7 +32,7 @@ class FineTune(Method):
         tune: ``"all"`` moves trunk and head, ``"head"`` the head only (the Baseline of Chen et al.); None takes
             ``"head"`` where the head is new, as few examples of new classes spoil a trunk, and ``"all"`` elsewhere.
         steps: Adam steps on the support; with 0 the start is all there is.
-        inner_lr: their step size; 0 stands for 1e-3, and 1e-2 where the head alone moves.
+        inner_lr: their step size; 0 stands for 3e-4, and 1e-2 where the head alone moves.
         generator: draws the first weights.
 
     Shape:
@@ -60,7 +60,7 @@ class FineTune(Method):
     ) -> None:
         super().__init__(problem)
         self.tune = tune or ("all" if problem.shared_labels else "head")
-        self.steps, self.inner_lr = steps, inner_lr or (1e-3 if self.tune == "all" else 1e-2)
+        self.steps, self.inner_lr = steps, inner_lr or (3e-4 if self.tune == "all" else 1e-2)
         self.net = net_for(problem, generator=generator, n_outputs=self.head_size(problem)) if net is None else net
 
     @classmethod

@@ -146,4 +146,6 @@ def net_for(
     trunk, features = encoder_for(problem, norm, generator)
     head = nn.Linear(features, problem.n_outputs if n_outputs is None else n_outputs)
     initialise(head, generator)
+    with torch.no_grad():
+        head.weight.mul_(0.1)  # first predictions near zero, the mean of the targets: tables have few steps to unlearn
     return nn.Sequential(trunk, head)
