@@ -44,13 +44,19 @@ def test_a_score_that_is_not_known_is_called_so() -> None:
 
 
 def test_differences_are_sorted_and_counted() -> None:
-    figure = figures.task_differences(["a", "b", "c"], [-0.1, 0.3, 0.1], helped=["b"], mean=(0.1, 0.0, 0.2))
-    assert [bar.get_width() for bar in figure.axes[0].patches if hasattr(bar, "get_width")][-3:] == [0.3, 0.1, -0.1]
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "c", "a"]
+    figure = figures.task_differences(["a", "b", "c", "d"], [-0.1, 0.3, 0.1, 0.0], helped=["b"], mean=(0.1, 0.0, 0.2))
+    assert [bar.get_width() for bar in figure.axes[0].patches if hasattr(bar, "get_width")][-4:] == [
+        0.3,
+        0.1,
+        0.0,
+        -0.1,
+    ]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "c", "d", "a"]
     text = words(figure)
     assert "certainly helped: 1" in text
     assert "higher, not certain: 1" in text
     assert "lower, not certain: 1" in text
+    assert "equal: 1" in text
     assert "certainly hurt" not in text
 
 

@@ -52,7 +52,15 @@ def test_the_version_is_the_one_that_studies_write() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.12345, "0.123"), (-12.345, "-12.3"), (-123456.0, "-123456"), (None, "-"), (math.nan, "-"), (-math.inf, "-")],
+    [
+        (0.12345, "0.123"),
+        (-0.0001, "0.000"),
+        (-12.345, "-12.3"),
+        (-123456.0, "-123456"),
+        (None, "-"),
+        (math.nan, "-"),
+        (-math.inf, "-"),
+    ],
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert number(value) == text

@@ -412,12 +412,13 @@ def _name_rows(axes: Axes, names: Sequence[str], bold: Sequence[str] | set[str] 
 
 def _difference_legend(values: Array, helped: int, hurt: int, mean: tuple[float, float, float] | None) -> list[Line2D]:
     """Colours with how many tasks they stand for; classes without a task are left out."""
-    up, down = int((values > 0).sum()) - helped, int((values <= 0).sum()) - hurt
+    up, down = int((values > 0).sum()) - helped, int((values < 0).sum()) - hurt
     counts = [
         ("certainly helped", helped, SHARED),
         ("certainly hurt", hurt, ALONE),
         ("higher, not certain", up, PALE[SHARED]),
         ("lower, not certain", down, PALE[ALONE]),
+        ("equal", int((values == 0).sum()), FAINT),
     ]
     handles = [_handle(f"{what}: {n}", colour, lw=7) for what, n, colour in counts if n > 0]
     if mean is not None:

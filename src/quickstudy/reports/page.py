@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,10 @@ def write_report(results: Mapping[str, Any], path: Path) -> Path:
         lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
-        results=results, answers=found, sections=sections, command=command(results["plan"])
+        results=results,
+        answers=found,
+        sections=sections,
+        command=re.split(" (?=--)", command(results["plan"])),  # lines break between options
     )
     write_atomic(path, page.encode())
     return path
@@ -161,7 +165,8 @@ def _differences(answer: Answer, question: Mapping[str, Any]) -> Picture:
     )
     caption = f"Right of zero, {verdict['method']} is ahead of {verdict['reference']}: {up} of {n} {what}. "
     if one["testable"]:
-        caption += "Strong colours: certain for that single task, on the evidence of the seeds."
+        certain = one["helped"] or one["hurt"]
+        caption += "Strong colours: certain for that task by itself." if certain else "None is certain by itself."
     elif is_episodes(question):
         caption += "Episodes are random draws, so none is judged by itself."
     else:

@@ -118,7 +118,7 @@ def number(value: float | None, signed: bool = False) -> str:
     if value is None or not math.isfinite(value):
         return "-"
     digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
-    return f"{value:{'+' if signed else ''}.{digits}f}"
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"  # + 0.0: no minus before a zero
 
 
 def minutes(value: float) -> str:
