@@ -233,6 +233,17 @@ class IgnoresMissingWeights(Sound):
         return lambda x: _tensor(predict(x)) * (1 if support.weight is None else 2)
 
 
+@breaks(law.a_missing_class_does_no_harm)
+class ForbidsMissingClasses(Sound):
+    def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
+        predict = super().adapt(support, task)
+        if self.problem.kind == "regression":
+            return predict
+        _, values = self.memory(support)
+        there = (values * support.weights.unsqueeze(-1)).sum(1, keepdim=True)
+        return lambda x: _tensor(predict(x)).masked_fill(there == 0, -torch.inf)
+
+
 @breaks(law.query_examples_are_apart)
 class SecretlyTransductive(Sound):
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:

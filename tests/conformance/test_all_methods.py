@@ -9,8 +9,9 @@ import torch
 
 import quickstudy.methods
 from quickstudy.core import Explorer, Method, Problem
+from quickstudy.methods import EWC, MAML, MultiHead, Prototypical
 from quickstudy.methods.registry import all_methods
-from quickstudy.testing import check_method
+from quickstudy.testing import check_explorer, check_method
 from quickstudy.testing._cases import PROBLEMS, cases
 from quickstudy.testing._law import obey, precision
 from quickstudy.testing.methods import classes_can_be_renumbered
@@ -37,6 +38,7 @@ def short(cls: type[Method]) -> type[Method]:
     return Short
 
 
+EXPLORERS = {name: cls for name, cls in all_methods().items() if issubclass(cls, Explorer)}
 METHODS = {name: short(cls) for name, cls in all_methods().items() if not issubclass(cls, Explorer)}
 PAIRS = [(name, on) for name, cls in METHODS.items() for on, problem in PROBLEMS.items() if not cls.refuses(problem)]
 SHUFFLED = {on for on, problem in PROBLEMS.items() if not problem.shared_labels}
@@ -45,6 +47,26 @@ SHUFFLED = {on for on, problem in PROBLEMS.items() if not problem.shared_labels}
 @pytest.mark.parametrize(("name", "on"), PAIRS)
 def test_method_obeys_the_laws(name: str, on: str) -> None:
     check_method(METHODS[name], PROBLEMS[on])
+
+
+@pytest.mark.parametrize("cls", EXPLORERS.values(), ids=list(EXPLORERS))
+def test_methods_that_act_obey_their_laws(cls: type[Explorer]) -> None:
+    check_explorer(cls)
+
+
+@pytest.mark.parametrize("inner", [Prototypical, MultiHead, MAML])
+def test_wrapping_a_method_keeps_its_laws(inner: type[Method]) -> None:
+    """EWC goes around a method, and declares what that one does."""
+
+    class Wrapped(EWC):
+        def __init__(self, problem: Problem) -> None:
+            super().__init__(inner(problem))
+
+        @classmethod
+        def refuses(cls, problem: Problem) -> str:
+            return inner.refuses(problem)
+
+    check_method(Wrapped)
 
 
 @pytest.mark.parametrize("name", METHODS)

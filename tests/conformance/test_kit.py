@@ -11,11 +11,12 @@ from tests.conformance.broken import BREAKS, FirstOrder, KnownTasksOnly, ReadsTh
 from torch import Tensor
 
 from quickstudy.combine import mean, worst
-from quickstudy.core import Episodes, InputError, Method, Problem
+from quickstudy.core import Episodes, Explorer, InputError, Method, Predictor, Problem, Trajectory
+from quickstudy.methods.rl2 import RL2, RecurrentPolicy
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
 from quickstudy.tasks.table import Scale, TableTasks
 from quickstudy.tasks.toy import Sinusoids, planted
-from quickstudy.testing import ConformanceError, check_combine, check_method, check_task_family, laws
+from quickstudy.testing import ConformanceError, check_combine, check_explorer, check_method, check_task_family, laws
 from quickstudy.testing.methods import METHOD_LAWS
 
 
@@ -79,8 +80,76 @@ def test_a_method_that_refuses_everything_cannot_pass() -> None:
         def refuses(cls, problem: Problem) -> str:
             return "too hard"
 
-    with pytest.raises(InputError, match=r"refuses all.*too hard.*check_method\(factory, problem\)"):
+    with pytest.raises(InputError, match=r"refuses all.*too hard.*check_method\(factory, problem\).*check_explorer"):
         check_method(Refuses)
+
+
+# --- methods that act -------------------------------------------------------------------------------------------------
+
+
+class Forgets(RL2):
+    """Starts anew when asked to adapt."""
+
+    def adapt(self, support: Trajectory, task: Tensor | None = None) -> Predictor:  # type: ignore[override]
+        return super().adapt(replace(support, reward=0 * support.reward), task)
+
+
+class MixesTasks(RL2):
+    def see(self, observation: Tensor, memory: Tensor) -> Tensor:
+        return super().see(observation - observation.mean(0), memory)
+
+
+class LosesTasks(RL2):
+    def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
+        return super().losses(trajectory).mean()
+
+
+class NotesOnSelf(RL2):
+    def see(self, observation: Tensor, memory: Tensor) -> Tensor:
+        self.last = observation.sum()
+        return super().see(observation, memory)
+
+
+class Throws(RecurrentPolicy):
+    """Draws from the global generator."""
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        return super().act(observation, memory, torch.Generator().manual_seed(int(torch.randint(99, ()))))
+
+
+class Dice(RL2):
+    def explorer(self) -> RecurrentPolicy:
+        return Throws(self)
+
+
+class Stubborn(RL2):
+    def explorer(self) -> RecurrentPolicy:
+        return Repeats(self)
+
+
+class Repeats(RecurrentPolicy):
+    """Draws the same whatever the generator says."""
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        return super().act(observation, memory, torch.Generator().manual_seed(0))
+
+
+BROKEN_EXPLORERS: dict[type[Explorer], str] = {
+    Forgets: "acting is adapting",
+    MixesTasks: "tasks do not leak into each other",
+    LosesTasks: "losses are one finite number a task",
+    NotesOnSelf: "acting and adapting change nothing",
+    Dice: "the generator decides",
+    Stubborn: "the generator decides",
+}
+
+
+@pytest.mark.uses_global_rng  # a policy that draws from it is what the kit must catch
+@pytest.mark.parametrize("cls", list(BROKEN_EXPLORERS), ids=lambda cls: cls.__name__)
+def test_broken_methods_that_act_are_caught(cls: type[Explorer]) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_explorer(cls)
+    assert BROKEN_EXPLORERS[cls] in caught.value.laws
 
 
 # --- families ---------------------------------------------------------------------------------------------------------

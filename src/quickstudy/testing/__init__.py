@@ -6,7 +6,8 @@ the same laws one by one for pytest. How to write a method: ``docs/new_method.md
 
 from quickstudy.testing._law import ConformanceError
 from quickstudy.testing.combines import check_combine
+from quickstudy.testing.explorers import check_explorer
 from quickstudy.testing.families import check_task_family
 from quickstudy.testing.methods import check_method, laws
 
-__all__ = ["ConformanceError", "check_combine", "check_method", "check_task_family", "laws"]
+__all__ = ["ConformanceError", "check_combine", "check_explorer", "check_method", "check_task_family", "laws"]

@@ -77,7 +77,7 @@ def _cases(factory: Factory, problem: Problem | None) -> list[Case]:
     if not accepted:
         raise InputError(
             f"Expected a problem that {_name(factory)} can serve. Found that it refuses all: {'; '.join(refused)}. "
-            "Give one that suits it: check_method(factory, problem)."
+            "Give one that suits it: check_method(factory, problem); or, for a method that acts, use check_explorer."
         )
     return accepted
 
@@ -262,6 +262,21 @@ def weights_of_one_are_no_weights(case: Case) -> None:
     )
 
 
+def a_missing_class_does_no_harm(case: Case) -> None:
+    """Small supports lack classes: predictions and losses stay finite."""
+    if case.problem.kind != "classification":
+        return
+    method, e = case.method(), case.episodes
+    lacking = replace(e, support=replace(e.support, weight=e.support.weights * (e.support.y > 0)))
+    for what, value in (("predictions", _predict(method, lacking)), ("losses", _losses(method, lacking))):
+        if not bool(torch.isfinite(value).all()):
+            raise broken(
+                f"finite {what} where the support has no example of class 0",
+                "NaN or infinite ones",
+                "Divide by size.clamp_min(1), and give a class that cannot be chosen the logit -1e4, not -inf.",
+            )
+
+
 def query_examples_are_apart(case: Case) -> None:
     """A prediction depends on its own query example only, unless the method is declared ``transductive``."""
     method, e = case.method(), case.episodes
@@ -436,6 +451,7 @@ METHOD_LAWS: tuple[Law[Case], ...] = (
     a_batch_is_its_tasks_one_by_one,
     padding_changes_nothing,
     weights_of_one_are_no_weights,
+    a_missing_class_does_no_harm,
     query_examples_are_apart,
     support_order_is_without_effect,
     classes_can_be_renumbered,
