@@ -93,7 +93,8 @@ def test_error_is_one_minus_the_score_on_a_binary_scale() -> None:
 
 def test_affinity_puts_groups_together() -> None:
     group = np.array([0, 1, 0, 1, 0, 1])
-    ordered = group[figures.affinity_order((group[:, None] == group).astype(float))]
+    easy = np.array([5.0, 5.0, 0.0, 0.0, 0.0, 5.0])  # of the task that is tried: no sign of kinship
+    ordered = group[figures.affinity_order((group[:, None] == group) + easy)]
     assert (np.diff(ordered) != 0).sum() == 1
 
 

@@ -321,6 +321,7 @@ def affinity_order(matrix: ArrayLike) -> list[int]:
     # far below the middle, how far no longer matters
     scores = np.where(np.isfinite(scores), scores, np.nanmin(scores[np.isfinite(scores)]))
     scores = scores.clip(np.quantile(scores, 0.05))
+    scores = scores - scores.mean(0)  # who serves a task, not how easy the task is
     profile = np.concatenate([scores, scores.T], 1)
     return [int(i) for i in leaves_list(linkage(profile, "average", optimal_ordering=True))]
 
