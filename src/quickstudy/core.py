@@ -270,7 +270,7 @@ class Method(nn.Module):
         label_equivariant: whether, where labels mean nothing across tasks, renumbering a task's classes renumbers
             its logits and does nothing else.
         exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
-            on purpose (first-order MAML). An instance may say otherwise than its class.
+            on purpose (a first-order one). An instance may say otherwise than its class.
         separable: whether every parameter belongs to one task (leading axis ``n_tasks``), so that
             each task may keep its own best checkpoint.
         lr: the step size that training takes unless told otherwise.

@@ -81,6 +81,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if (ROOT / folder).is_dir():
             shutil.copytree(ROOT / folder, tmp_path / folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # a reader's Python finds the files beside it
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.language in RUN and block.not_run is None:
