@@ -271,8 +271,6 @@ class Method(nn.Module):
             its logits and does nothing else.
         exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
             on purpose (a first-order one). An instance may say otherwise than its class.
-        separable: whether every parameter belongs to one task (leading axis ``n_tasks``), so that
-            each task may keep its own best checkpoint.
         lr: the step size that training takes unless told otherwise.
         settings: settings of ``adapt`` that are chosen on validation data after training, with their values.
     """
@@ -287,7 +285,6 @@ class Method(nn.Module):
     order_free: ClassVar[bool] = True
     label_equivariant: ClassVar[bool] = True
     exact_gradient: bool = True
-    separable: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3
     settings: ClassVar[dict[str, tuple[float, ...]]] = {}
 

@@ -365,7 +365,6 @@ class Rows(Method):
 
     uses_task: ClassVar[bool] = True
     shares: ClassVar[bool] = False
-    separable: ClassVar[bool] = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -383,30 +382,8 @@ class Rows(Method):
         return lambda x: row.unsqueeze(1).expand(-1, x.shape[1], -1)
 
 
-@breaks(law.separable_parameters_belong_to_one_task)
-class NotSeparable(Rows):
-    shares: ClassVar[bool] = True
-
-    def rows_of(self, task: Tensor) -> Tensor:
-        return self.rows[task] + self.rows.mean(0)
-
-
-@breaks(law.separable_parameters_belong_to_one_task)
-class HasASharedParameter(Rows):
-    shares: ClassVar[bool] = True
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.middle = nn.Parameter(torch.zeros(problem.n_outputs))
-
-    def rows_of(self, task: Tensor) -> Tensor:
-        return self.rows[task] + self.middle
-
-
 @breaks(law.tasks_alone_share_no_parameter)
 class SecretlyShares(Rows):
-    separable: ClassVar[bool] = False
-
     def rows_of(self, task: Tensor) -> Tensor:
         return self.rows[task] + self.rows.mean(0)
 

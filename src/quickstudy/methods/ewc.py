@@ -68,7 +68,6 @@ class EWC(Method):
             "uses_task",
             "transductive",
             "order_free",
-            "separable",
             "label_equivariant",
             "exact_gradient",
         ):

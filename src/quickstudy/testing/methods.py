@@ -385,28 +385,6 @@ def unknown_tasks_are_served(case: Case) -> None:
         raise broken("finite predictions for tasks without an id", "NaN or infinite ones", "Serve task=None as well.")
 
 
-def separable_parameters_belong_to_one_task(case: Case) -> None:
-    """Where ``separable`` is declared, task t's loss has a gradient in row t of every parameter and nowhere else."""
-    method, e = case.method(train=True), case.episodes
-    if not method.separable or e.task is None:
-        return
-    fix = "Give every parameter a leading axis n_tasks, or declare `separable = False`."
-    for name, parameter in method.named_parameters():
-        if parameter.ndim == 0 or parameter.shape[0] != case.problem.n_tasks:
-            raise broken(
-                f"parameters with a leading axis n_tasks = {case.problem.n_tasks}",
-                f"{name} of shape {list(parameter.shape)}",
-                fix,
-            )
-    for t, gradient in enumerate(_gradients(method, e)):
-        for name, value in gradient.items():
-            rows = value.flatten(1).abs().sum(1)
-            if bool(rows[torch.arange(len(rows)) != e.task[t]].any()):
-                raise broken(
-                    "that a task's loss reaches the task's own row only", f"another row of {name} reached", fix
-                )
-
-
 def tasks_alone_share_no_parameter(case: Case) -> None:
     """Where ``shares`` is declared False, no number is trained by two tasks."""
     method, e = case.method(train=True), case.episodes
@@ -458,7 +436,6 @@ METHOD_LAWS: tuple[Law[Case], ...] = (
     the_gradient_is_that_of_the_losses,
     task_ids_are_without_effect,
     unknown_tasks_are_served,
-    separable_parameters_belong_to_one_task,
     tasks_alone_share_no_parameter,
     settings_exist,
 )

@@ -109,7 +109,7 @@ def fit(
     saved = descent.load(resume)
     if saved is not None:
         tensors, facts = saved
-        best.state, best.scores, best.step = under("best/", tensors), tensors["best_scores"], facts["best_step"]
+        best.state, best.score, best.step = under("best/", tensors), facts["best_score"], facts["best_step"]
         history = History(**facts["history"])
         start, total = facts["step"], facts["total"]
     method.train()
@@ -125,10 +125,16 @@ def fit(
                 scores = task_scores(method, validation)
                 weights = method.problem.task_weights(validation.query)
                 history.score.append(weighted_mean(scores, weights))
-                best.update(method, scores, weights, done, by_task=method.separable and validation.task is not None)
+                best.update(method, weighted_mean(scores, weights), done)
             descent.save(
-                {f"best/{k}": v for k, v in best.state.items()} | {"best_scores": best.scores},
-                {"step": done, "total": total, "best_step": best.step, "history": vars(history)},
+                {f"best/{k}": v for k, v in best.state.items()},
+                {
+                    "step": done,
+                    "total": total,
+                    "best_step": best.step,
+                    "best_score": best.score,
+                    "history": vars(history),
+                },
             )
         if progress is not None:
             progress(done, steps)
@@ -142,29 +148,21 @@ def fit(
 
 
 class _Best:
-    """The best parameters so far; task by task where no parameter is shared."""
+    """The best parameters so far.
+
+    One step for all tasks, also where tasks share no parameter: a step chosen task by task, on a handful of rows each,
+    makes the validation score of that method too good to be compared with any other's.
+    """
 
     def __init__(self, method: Method) -> None:
         self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
-        self.scores = torch.full((1,), -torch.inf)
+        self.score: float | None = None
         self.step = 0
 
-    def update(self, method: Method, scores: Tensor, weights: Tensor, step: int, *, by_task: bool) -> None:
-        """Keep these parameters if they are better; ``by_task`` where ``scores`` are of the tasks that own them."""
-        now = method.state_dict()
-        if by_task:
-            if self.scores.shape != scores.shape:
-                self.scores = torch.full_like(scores, -torch.inf)
-            better = scores > self.scores
-            for name, _ in method.named_parameters():
-                self.state[name][better] = now[name].detach()[better]
-            self.scores = torch.where(better, scores, self.scores)
-            self.step = step
-            return
-        score = torch.tensor([weighted_mean(scores, weights)])
-        if bool(score > self.scores):
-            self.state = {name: value.detach().clone() for name, value in now.items()}
-            self.scores, self.step = score, step
+    def update(self, method: Method, score: float, step: int) -> None:
+        if self.score is None or score > self.score:
+            self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
+            self.score, self.step = score, step
 
     def restore(self, method: Method) -> None:
         method.load_state_dict(self.state)
