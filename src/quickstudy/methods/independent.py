@@ -24,7 +24,8 @@ class Independent(Method):
 
     Args:
         problem: what the tasks look like.
-        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs.
+        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Where all tasks are
+            new, a convolutional one is 16 wide: on few examples as good as 64, at a tenth of the time.
         steps: Adam steps on a new task's support.
         inner_lr: their step size.
         generator: draws the first weights.
@@ -38,7 +39,6 @@ class Independent(Method):
     shares: ClassVar[bool] = False
     uses_task: ClassVar[bool] = True
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
-    separable: ClassVar[bool] = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (30, 150)}
 
     def __init__(
@@ -46,16 +46,17 @@ class Independent(Method):
         problem: Problem,
         net: nn.Module | None = None,
         *,
-        steps: int = 100,
-        inner_lr: float = 1e-3,
+        steps: int = 30,
+        inner_lr: float = 3e-3,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
         self.steps, self.inner_lr = steps, inner_lr
-        net = net_for(problem, "none", generator) if net is None else copy.deepcopy(net)
+        if net is None:
+            net = net_for(problem, "none", generator, width=64 if problem.n_tasks else 16)
         if problem.n_tasks:
             self.nets = _stack(net, problem.n_tasks)
-        self.start = _freeze(net)
+        self.start = _freeze(copy.deepcopy(net))
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """A known task's own net, or a new net trained on the support."""

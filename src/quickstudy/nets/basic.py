@@ -137,13 +137,14 @@ def net_for(
     norm: Norm = "running",
     generator: torch.Generator | None = None,
     n_outputs: int | None = None,
+    width: int = 64,
 ) -> nn.Sequential:
     """:func:`encoder_for` with a linear head on top: ``net[0]`` is the trunk, ``net[1]`` the head.
 
     Shape:
         ``[n, *x]`` to ``[n, n_outputs]``.
     """
-    trunk, features = encoder_for(problem, norm, generator)
+    trunk, features = encoder_for(problem, norm, generator, width)
     head = nn.Linear(features, problem.n_outputs if n_outputs is None else n_outputs)
     initialise(head, generator)
     with torch.no_grad():
