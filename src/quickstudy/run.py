@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -162,7 +163,7 @@ class Run:
             method = with_classes(method, arena.problem.n_outputs)
         found = evaluate(method, arena.test)
         facts = {"question": arena.question, "shots": arena.shots, "metric": arena.problem.metric}
-        write_json(self.folder / "evaluation.json", {**facts, **asdict(found)})
+        write_json(self.folder / "evaluation.json", {**facts, **_plain(found)})
         return found
 
     def adapt(self, support: Path) -> Model:
@@ -308,8 +309,13 @@ def train(
         (out / CHECKPOINT).unlink(missing_ok=True)  # last: a stop before it loses nothing
     run = Run(out, config)
     found = evaluate(run.model().method, arena.validation)
-    write_json(out / "validation.json", {"metric": arena.problem.metric, **asdict(found)})
+    write_json(out / "validation.json", {"metric": arena.problem.metric, **_plain(found)})
     return run, found
+
+
+def _plain(estimate: Estimate) -> dict[str, Any]:
+    """For JSON, which has no infinity: the ends of an interval that too few tasks leave open are null."""
+    return {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
 
 
 def _model(method: Any, config: Config, study: Study, arena: Arena) -> Model:

@@ -112,9 +112,14 @@ def compare(
         RunError: a cell failed; the others' results are kept.
     """
     begin = time.perf_counter()
-    _claim_folder(out, plan, resume)
+    _check_folder(out, plan, resume)
     loaded = study if study is not None else load(plan.data, target=plan.target, task=plan.task, group=plan.group)
     cells, skipped = _cells(plan, loaded)
+    if not cells:
+        reasons = "; ".join(f"{name}: {why}" for refusals in skipped.values() for name, why in refusals.items())
+        raise InputError(f"Expected a method that can serve {loaded.name}. Found none ({reasons}). Name another.")
+    if not (out / "plan.json").is_file():  # not before the data are known to be usable
+        write_json(out / "plan.json", asdict(plan))
     run = _run_here if study is not None or workers == 1 else _run_in_processes
     report = on_progress or _silent
     for cell in cells:  # whoever watches knows from the start how much there is to do
@@ -143,7 +148,7 @@ def _silent(cell: str, done: int, steps: int) -> None:
     """No progress wanted."""
 
 
-def _claim_folder(out: Path, plan: Plan, resume: bool) -> None:
+def _check_folder(out: Path, plan: Plan, resume: bool) -> None:
     """A folder belongs to one plan; nothing that is there is ever overwritten by another."""
     path = out / "plan.json"
     mine = json.loads(json.dumps(asdict(plan)))
@@ -166,7 +171,6 @@ def _claim_folder(out: Path, plan: Plan, resume: bool) -> None:
         raise InputError(
             f"Expected a new or empty folder for this study. Found other files in {out}. Name another by --out."
         )
-    write_json(path, mine)
 
 
 def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, str]]]:
@@ -181,7 +185,7 @@ def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, st
             continue
         problem = study.arena(question, 0, shots=plan.shots or None, episodes=1).problem
         steps = plan.steps or STEPS["image" if is_image(problem) else "table"]
-        every = max(1, steps // 10)
+        every = max(1, steps // (10 if is_image(problem) else 25))
         refusals = {name: find(name).refuses(problem) for name in names}
         skipped[question] = {name: why for name, why in refusals.items() if why}
         cells += [
