@@ -74,7 +74,7 @@ def test_what_is_read_is_what_was_done() -> None:
     bandits = BernoulliBandits(4, 7)
     method = RL2(bandits.problem, generator=generator(2))
     trial = collect(bandits, method.explorer(), bandits.sample(6, generator(0)), generator(0))
-    log_pi = method.policy_head(method._read(trial)).log_softmax(-1)
+    log_pi = method.policy_head(method.memory(method._inputs(trial))[0]).log_softmax(-1)
     now = log_pi.gather(-1, trial.action.unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(now, trial.log_prob)
 
@@ -132,7 +132,7 @@ def test_memory_goes_on_and_the_episode_starts_anew_when_one_ends_within_the_tri
     trial = collect(bandits, method.explorer(), bandits.sample(3, generator(0)), generator(0))
     assert trial.observation[0, :, 0].tolist() == [0, 1, 0, 1, 0]
     assert trial.done[0].tolist() == [0, 1, 0, 1, 0]
-    log_pi = method.policy_head(method._read(trial)).log_softmax(-1)
+    log_pi = method.policy_head(method.memory(method._inputs(trial))[0]).log_softmax(-1)
     torch.testing.assert_close(log_pi.gather(-1, trial.action.unsqueeze(-1)).squeeze(-1), trial.log_prob)
 
 
@@ -142,7 +142,7 @@ def test_learns_which_arm_pays() -> None:
     method = RL2(bandits.problem, width=32, discount=1.0, generator=generator(0))
     test = bandits.sample(500, generator(9))
     before = float(collect(bandits, method.explorer(), test, generator(9)).reward.sum(1).mean())
-    history = fit_rl(method, bandits, steps=60, tasks=128, lr=1e-2, every=30, generator=generator(0))
+    history = fit_rl(method, bandits, steps=60, tasks=128, passes=4, every=30, generator=generator(0))
     after = float(collect(bandits, method.explorer(), test, generator(9)).reward.sum(1).mean())
     assert before < 2.9 and after > 4.3  # chance 2.5, best 4.5
     assert history.step == [30, 60] and history.score[1] > history.score[0]
