@@ -131,11 +131,11 @@ def test_a_row_split_is_a_partition_of_the_right_sizes(sizes: list[int], n_class
     parts = table.split_rows(gen(seed))
     assert torch.equal(torch.stack(parts).sum(0), table.present().long())
     for part, fraction in zip(parts, (0.60, 0.15, 0.25), strict=True):
-        assert bool((part.sum(1) - fraction * table.count).abs().max() <= 2)
+        assert bool((part.sum(1) - fraction * table.count).abs().max() < 2.01)
         for c in range(n_classes):
             of_class = table.present() & (table.y == c)
             # stratified: at most two examples off, where a random split of 20 would be off by 4 at times
-            assert bool(((part & of_class).sum(1) - fraction * of_class.sum(1)).abs().max() <= 2)
+            assert bool(((part & of_class).sum(1) - fraction * of_class.sum(1)).abs().max() < 2.01)
 
 
 @pytest.mark.parametrize("n_classes", [0, 4])
