@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from quickstudy.cli import main
+from quickstudy.training.checkpoint import load_checkpoint
 
 
 def write_own(folder: Path, tasks: int = 8, rows: int = 24) -> Path:
@@ -35,6 +36,18 @@ def run(*arguments: object) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both runs' weights, history and score are equal bit for bit."""
+    tensors, facts = load_checkpoint(one / "model.safetensors")
+    other_tensors, other_facts = load_checkpoint(other / "model.safetensors")
+    assert facts == other_facts
+    assert {k: v.numpy().tobytes() for k, v in tensors.items()} == {
+        k: v.numpy().tobytes() for k, v in other_tensors.items()
+    }
+    for name in ("metrics.jsonl", "validation.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
 OWN = ("--task", "user", "--target", "price")

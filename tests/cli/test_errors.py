@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.cli.common import OWN, run, write_own
+from tests.cli.common import OWN, assert_same_run, run, write_own
 
 
 @pytest.mark.parametrize(
@@ -72,7 +71,9 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_takes_less_than_a_second() -> None:
     """Of processor time, so that a busy machine does not matter."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "quickstudy.cli", "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "quickstudy.cli", "--help"], capture_output=True, text=True, check=True
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert all(name in done.stdout for name in ("compare", "train", "evaluate", "adapt", "predict", "list", "claims"))
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
@@ -150,5 +151,4 @@ def test_a_full_disk_while_training(
     assert run("evaluate", "broken") == 2
     assert "--resume" in capsys.readouterr().err
     assert run("train", "--out", "broken", "--resume") == 0
-    for name in ("model.safetensors", "metrics.jsonl", "validation.json"):
-        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
+    assert_same_run(tmp_path / "broken", tmp_path / "unbroken")

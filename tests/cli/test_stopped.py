@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.cli.common import OWN, run, write_own
+from tests.cli.common import OWN, assert_same_run, run, write_own
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds child processes in Linux's /proc")
 
@@ -20,7 +19,9 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="fi
 def children(pid: int) -> list[int]:
     """The processes that a process started, and those that they started."""
     try:
-        direct = [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+        direct = [
+            int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()
+        ]
     except OSError:  # it ended meanwhile
         return []
     return direct + [grandchild for child in direct for grandchild in children(child)]
@@ -82,8 +83,8 @@ def numbers(value: Any) -> Any:
 def test_stopped_killed_and_resumed_equals_unbroken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_own(tmp_path)
-    study = ("compare", "own.csv", *OWN, "--question", "have", "--methods", "ridge,scratch,cnp", "--seeds", "1")
-    study += ("--steps", "100")
+    which = ("--question", "have", "--methods", "ridge,scratch,cnp", "--seeds", "1", "--steps", "100")
+    study = ("compare", "own.csv", *OWN, *which)
     assert run(*study, "--out", "unbroken", "--workers", 1) == 0
 
     process, pids = start(tmp_path, *study, "--out", "stopped", "--workers", "2")
@@ -132,5 +133,4 @@ def test_a_stopped_run_goes_on(
         assert "quickstudy train multi-head --data own.csv --out stopped --resume" in capsys.readouterr().err
     assert not (tmp_path / "stopped/model.safetensors").exists()
     assert run("train", "--out", "stopped", "--resume") == 0
-    for name in ("model.safetensors", "metrics.jsonl", "validation.json"):
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
+    assert_same_run(tmp_path / "stopped", tmp_path / "unbroken")

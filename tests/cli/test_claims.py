@@ -1,0 +1,29 @@
+"""`quickstudy claims` shows every row, also those that are not met."""
+
+from pathlib import Path
+
+import pytest
+from tests.cli.common import run
+
+from quickstudy.evaluation.claims import Row, record
+
+
+def row(what: str, value: float, target: float) -> Row:
+    low, high = value - 0.01, value + 0.01
+    return Row("a-system", what, "accuracy", value, low, high, 600, 1, target, "higher", "issue", "cpu", 1.0, "make it")
+
+
+def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    record(tmp_path / "recipes" / "one", [row("reached | with a bar", 0.98, 0.975), row("missed", 0.5, 0.9)])
+    assert run("claims", "--write") == 0
+    printed = capsys.readouterr().out
+    assert "0.98 [0.97, 0.99]" in printed and "at least 0.975" in printed and "missed" in printed
+    lines = Path("docs/claims.md").read_text().splitlines()
+    assert lines[4:] == [
+        "| system | what | target | measured | met |",
+        "| --- | --- | --- | --- | --- |",
+        "| a-system | reached \\| with a bar (accuracy) | at least 0.975 | 0.98 [0.97, 0.99] | yes |",
+        "| a-system | missed (accuracy) | at least 0.9 | 0.5 [0.49, 0.51] | no |",
+    ]
