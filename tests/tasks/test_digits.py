@@ -67,5 +67,9 @@ def test_rows_of_known_angles_can_be_split() -> None:
     for seed in range(5):
         arena = STUDY.arena("have", seed)
         assert arena.problem.shared_labels and arena.problem.n_tasks == 36
-        for part, fraction in ((arena.test.support, 0.6), (arena.validation.query, 0.15), (arena.test.query, 0.25)):
+        for part, fraction in (
+            (arena.validation.support, 0.6),
+            (arena.validation.query, 0.15),
+            (arena.test.query, 0.25),
+        ):
             assert abs(float(part.weights.sum()) / 1797 - fraction) < 0.02
