@@ -97,9 +97,10 @@ def compare(
     from quickstudy.reports import table, write_report
 
     plan = _settle(comparison.Plan, stored, given, out / "plan.json")
-    with _resumable(["compare", plan.data, "--out", str(out), "--resume"]), Watch(_stderr()) as watch:
-        results = comparison.compare(plan, out, resume=resume, workers=workers or 0, on_progress=watch)
-    write_report(results, out / "report.html")
+    with _resumable(["compare", plan.data, "--out", str(out), "--resume"]):
+        with Watch(_stderr()) as watch:
+            results = comparison.compare(plan, out, resume=resume, workers=workers or 0, on_progress=watch)
+        write_report(results, out / "report.html")
     _stdout().print(table(results))
     _say(f"{out / 'results.json'}\n{out / 'report.html'}")
 
