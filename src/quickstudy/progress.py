@@ -83,6 +83,8 @@ class Watch:
         seconds = self.seconds_left()
         if seconds is None:
             return ""
+        if seconds == 0:
+            return "scoring"  # all steps are taken, and the last tests run
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
     def _draw(self, bars: Progress, cell: str, done: int, steps: int) -> None:

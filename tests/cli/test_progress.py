@@ -39,6 +39,8 @@ def test_minutes_and_a_single_run() -> None:
     clock.now = 60
     watch("maml", 101, 1001)
     assert watch.line() == "10 %, about 9 min left; now maml 101/1001"
+    watch("maml", 1001, 1001)
+    assert watch.line() == "100 %, scoring"
 
 
 def test_bars_in_a_terminal() -> None:
