@@ -80,6 +80,8 @@ def run_cell(
         progress=progress,
     )
     chosen, validation = choose(method, arena.validation)
+    if arena.refit is not None and history.best_step:
+        method = refit(method, cell, arena, chosen, history.best_step, progress)
     scores = task_scores(method, arena.test)
     result = {
         "question": cell.question,
@@ -97,6 +99,36 @@ def run_cell(
     }
     write_json(done, result)
     return result
+
+
+def refit(
+    method: Method,
+    cell: Cell,
+    arena: Arena,
+    chosen: dict[str, float],
+    until: int,
+    progress: Callable[[int, int], None] | None,
+) -> Method:
+    """Train once more from the start, on training and validation examples, as long as validation found best.
+
+    All choices are made by then. Methods that read their examples in ``adapt`` get the same through the test's support.
+    """
+    assert arena.refit is not None
+    again = build(find(cell.method), arena.problem, cell.seed)
+    fit(
+        again,
+        arena.refit,
+        steps=cell.steps,
+        until=until,
+        tasks=arena.tasks_per_step,
+        lr=method.lr,
+        every=cell.steps,
+        generator=torch.Generator().manual_seed(10_000 + cell.seed),
+        progress=progress,
+    )
+    for key, value in chosen.items():
+        setattr(again, key, value)
+    return again.eval()
 
 
 def choose(method: Method, validation: Episodes) -> tuple[dict[str, float], float]:

@@ -124,7 +124,7 @@ class Logistic(_Classical):
     name: ClassVar[str] = "logistic"
     summary: ClassVar[str] = "logistic regression, each task alone (scikit-learn)"
     reference: ClassVar[str] = "Cox 1958, J. R. Stat. Soc. B 20:215-242"
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"C": (0.001, 0.01, 0.1, 1.0)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
 
     def __init__(self, problem: Problem, *, C: float = 0.1) -> None:
         super().__init__(problem)

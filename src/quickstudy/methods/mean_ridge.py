@@ -17,7 +17,7 @@ class MeanRidge(Method):
 
     .. math::
         (w_t, b_t) = \arg\min_{w, b} \sum_{i \in D_t^{tr}} \lVert y_i - x_i^\top w - b \rVert^2
-        + \lambda \lVert w - w_0 \rVert^2 + \lambda_b \lVert b - b_0 \rVert^2
+        + \sum_j \lambda_j (w_j - w_{0j})^2 + \lambda_b (b - b_0)^2
 
     in closed form. :math:`\theta = (w_0, b_0, \log\lambda, \log\lambda_b)` minimises the query's loss through that
     form. :math:`\lambda \to \infty` is one model for all tasks, :math:`\lambda \to 0` each task alone.
@@ -27,7 +27,8 @@ class MeanRidge(Method):
 
     Args:
         problem: what the tasks look like.
-        first_lambda: lambda and lambda_b before training, in units of one example.
+        strength: before training every lambda_j is ``strength * f`` and lambda_b is ``strength``; proportional to f, because the
+            more features there are, the smaller is each one's share.
 
     Shape:
         support.x ``[T, n, *x]`` (flattened to f numbers), query ``[T, m, *x]``, prediction ``[T, m, outputs]``;
@@ -36,20 +37,22 @@ class MeanRidge(Method):
     Reference:
         Evgeniou, Pontil 2004, Regularized multi-task learning, KDD (w_t = w_0 + v_t, there with hinge loss);
         Denevi et al. 2018, Learning To Learn Around A Common Mean, NeurIPS (ridge around a learned mean). Departs
-        from both: lambda is learned with the centre, and the intercept has its own.
+        from both: the lambdas are learned with the centre, one for each feature (what hardly varies between tasks is
+        held close) and one for the intercept.
     """
 
     name: ClassVar[str] = "mean-ridge"
     summary: ClassVar[str] = "ridge regression around a centre learned from all tasks"
     reference: ClassVar[str] = "Denevi et al. 2018, NeurIPS; Evgeniou, Pontil 2004, KDD"
-    lr: ClassVar[float] = 3e-2
+    lr: ClassVar[float] = 1e-2
 
-    def __init__(self, problem: Problem, *, first_lambda: float = 100.0) -> None:
+    def __init__(self, problem: Problem, *, strength: float = 10.0) -> None:
         super().__init__(problem)
-        size = torch.Size(problem.x_shape).numel()
-        self.weight = nn.Parameter(torch.zeros(size, problem.n_outputs))
+        self.size = torch.Size(problem.x_shape).numel()
+        # in units of 1 / sqrt(f), so that one step size suits few features and many
+        self.centre = nn.Parameter(torch.zeros(self.size, problem.n_outputs))
         self.bias = nn.Parameter(torch.zeros(problem.n_outputs))
-        self.log_lambda = nn.Parameter(torch.full((2,), math.log(first_lambda)))  # of the weights, of the intercept
+        self.log_strength = nn.Parameter(torch.full((self.size + 1,), math.log(strength)))  # the intercept's last
         if problem.kind == "classification":
             self.log_scale = nn.Parameter(torch.zeros(()))
 
@@ -62,10 +65,11 @@ class MeanRidge(Method):
         """Solve for the task's deviation from the centre."""
         y = support.y
         if self.problem.kind == "classification":
-            y = 2 * F.one_hot(y, self.problem.n_outputs).to(self.weight.dtype) - 1
-        x = support.x.flatten(2)
-        v = ridge(x, y - x @ self.weight - self.bias, support.weights, self.log_lambda.exp())
-        weight, bias = self.weight + v[:, :-1], self.bias + v[:, -1:]
+            y = 2 * F.one_hot(y, self.problem.n_outputs).to(self.centre.dtype) - 1
+        x, centre = support.x.flatten(2), self.centre / math.sqrt(self.size)
+        penalty = self.log_strength.exp() * self.log_strength.new_tensor([self.size] * self.size + [1.0])
+        v = ridge(x, y - x @ centre - self.bias, support.weights, penalty)
+        weight, bias = centre + v[:, :-1], self.bias + v[:, -1:]
         scale = self.log_scale.exp() if self.problem.kind == "classification" else 1.0
         return lambda x: (x.flatten(2) @ weight + bias) * scale
 
@@ -78,16 +82,16 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
     :math:`v = P^{-1/2} A^\top (A A^\top + I)^{-1} W^{1/2} y`.
 
     Shape:
-        ``x [T, n, f]``, ``y [T, n, d]``, ``weight [T, n]``, ``penalty [2]`` (features, intercept); gives
+        ``x [T, n, f]``, ``y [T, n, d]``, ``weight [T, n]``, ``penalty [f + 1]``; gives
         ``[T, f + 1, d]``, the intercept last.
     """
     root = weight.sqrt().unsqueeze(-1)
     width = penalty.rsqrt()
-    a = torch.cat([x * width[0], torch.ones_like(root) * width[1]], -1) * root
+    a = torch.cat([x, torch.ones_like(root)], -1) * width * root
     target = y * root
     n, f = a.shape[1:]
     if n < f:
         v = a.mT @ torch.linalg.solve(a @ a.mT + torch.eye(n, dtype=a.dtype, device=a.device), target)
     else:
         v = torch.linalg.solve(a.mT @ a + torch.eye(f, dtype=a.dtype, device=a.device), a.mT @ target)
-    return torch.cat([v[:, :-1] * width[0], v[:, -1:] * width[1]], 1)
+    return v * width.unsqueeze(-1)

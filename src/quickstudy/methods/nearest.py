@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.core import Batch, Method, Predictor, Problem
+from quickstudy.core import Batch, InputError, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, squared_distance
 
 
@@ -27,6 +27,9 @@ class NearestNeighbour(Method):
             Euclidean elsewhere.
         k: how many neighbours; at most all of the support.
 
+    Raises:
+        InputError: another metric.
+
     Shape:
         support.x ``[T, n, *x]``, query ``[T, m, *x]``; gives logits ``[T, m, N]`` or numbers ``[T, m, d]``.
 
@@ -44,6 +47,8 @@ class NearestNeighbour(Method):
     def __init__(self, problem: Problem, *, metric: Literal["cosine", "euclidean"] | None = None, k: int = 1) -> None:
         super().__init__(problem)
         self.metric = metric or ("cosine" if len(problem.x_shape) == 3 else "euclidean")
+        if self.metric not in ("cosine", "euclidean"):
+            raise InputError(f"Expected the metric 'cosine' or 'euclidean'. Found {metric!r}. Name one of the two.")
         self.k = k
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +94,8 @@ class Arena:
         validation: episodes that every choice is made on.
         test: episodes that the score is made on.
         names: the test tasks; the same name in two seeds is the same task.
+        refit: training and validation examples together, for a last training after all choices are made; the
+            support of ``test`` holds them too. None where validation is on other tasks.
         shots: K of the test, 0 where the support is all there is.
         test_at: test episodes with another number of labelled examples; None where that is not asked.
     """
@@ -103,6 +106,7 @@ class Arena:
     validation: Episodes
     test: Episodes
     names: tuple[str, ...]
+    refit: TaskFamily | None = None
     shots: int = 0
     test_at: Callable[[int], Episodes] | None = None
 
@@ -116,12 +120,26 @@ def _have(table: TaskTable, seed: int) -> Arena:
     train, val, test = table.split_rows(torch.Generator().manual_seed(1000 + seed))
     scale = Scale.of(table, train)
     family = TableTasks(table, train, scale, support=ROWS, query=ROWS)
+    refit = TableTasks(table, train | val, scale, support=ROWS, query=ROWS)
     every = torch.arange(table.n_tasks)
 
-    def episodes(part: Tensor) -> Episodes:
-        return Episodes(family.whole(every, train), family.whole(every, part), every)
+    def episodes(support: Tensor, query: Tensor) -> Episodes:
+        return Episodes(family.whole(every, support), family.whole(every, query), every)
 
-    return Arena("have", family, min(table.n_tasks, 256), episodes(val), episodes(test), table.names)
+    return Arena(
+        "have",
+        family,
+        min(table.n_tasks, 8 if is_large(table) else 256),
+        episodes(train, val),
+        episodes(train | val, test),
+        table.names,
+        refit,
+    )
+
+
+def is_large(table: TaskTable) -> bool:
+    """Whether an input is an image of some size, so that reading all tasks in every step would take too long."""
+    return math.prod(table.problem.x_shape) >= 144 and len(table.problem.x_shape) == 3
 
 
 def _meet_tasks(table: TaskTable, seed: int, shots: int) -> Arena:
@@ -159,6 +177,7 @@ def _meet_tasks(table: TaskTable, seed: int, shots: int) -> Arena:
         episodes(validation, val.repeat(max(1, 32 // len(val))), shots),
         episodes(held_out, test, shots),
         tuple(table.names[t] for t in test.tolist()),
+        None,
         shots,
         lambda k: episodes(held_out, test, k),
     )
@@ -195,6 +214,7 @@ def _meet_classes(data: SplitClasses, shots: int, episodes: int) -> Arena:
         draw("val", 4000, min(episodes, VALIDATION)),
         draw("test", 5000, episodes),
         tuple(f"episode {i + 1}" for i in range(episodes)),
+        None,
         shots,
         lambda k: draw("test", 5000, episodes, k),
     )

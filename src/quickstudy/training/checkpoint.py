@@ -69,7 +69,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise InputError(
-            f"Expected a safetensors checkpoint at {path}. Found a file that cannot be read ({error}). Use another copy."
+            f"Expected a safetensors checkpoint at {path}. Found a file that cannot be read ({error}). Use a copy."
         ) from error
     found = text.get("quickstudy", "none")
     if found != str(VERSION):

@@ -65,6 +65,7 @@ def fit(
     train: TaskFamily,
     *,
     steps: int = 1000,
+    until: int | None = None,
     tasks: int = 16,
     lr: float = 1e-3,
     weight_decay: float = 0.0,
@@ -85,6 +86,7 @@ def fit(
         method: trained in place.
         train: where episodes come from.
         steps: optimiser steps.
+        until: stop after this many of them (to train again as long as validation found best); None takes all.
         tasks: tasks in a step.
         lr: first step size.
         weight_decay: decoupled (AdamW).
@@ -113,11 +115,12 @@ def fit(
         history = History(**facts["history"])
         start, total = facts["step"], facts["total"]
     method.train()
-    for step in range(start, steps):
+    last = steps if until is None else min(until, steps)
+    for step in range(start, last):
         episodes = train.sample(tasks, generator)
         total += descent.step(step, method(episodes), combine, episodes.task)
         done = step + 1
-        if done % every == 0 or done == steps:
+        if done % every == 0 or done == last:
             history.step.append(done)
             history.loss.append(total / (done - (history.step[-2] if len(history.step) > 1 else 0)))
             total = 0.0
@@ -137,12 +140,12 @@ def fit(
                 },
             )
         if progress is not None:
-            progress(done, steps)
+            progress(done, last)
     if validation is not None:
         best.restore(method)
         history.best_step = best.step
     else:
-        history.best_step = steps
+        history.best_step = last
     method.eval()
     return history
 
