@@ -89,7 +89,7 @@ class Ridge(_Classical):
     name: ClassVar[str] = "ridge"
     summary: ClassVar[str] = "ridge regression, each task alone (scikit-learn)"
     reference: ClassVar[str] = "Hoerl, Kennard 1970, Technometrics 12:55-67"
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"alpha": (0.1, 1.0, 10.0, 100.0, 1000.0)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"alpha": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 
     def __init__(self, problem: Problem, *, alpha: float = 1.0) -> None:
         super().__init__(problem)

@@ -27,8 +27,8 @@ class MeanRidge(Method):
 
     Args:
         problem: what the tasks look like.
-        strength: before training every lambda_j is ``strength * f`` and lambda_b is ``strength``; proportional to f, because the
-            more features there are, the smaller is each one's share.
+        strength: before training every lambda_j is ``strength * f`` and lambda_b is ``strength``; proportional to f,
+            because the more features there are, the smaller is each one's share.
 
     Shape:
         support.x ``[T, n, *x]`` (flattened to f numbers), query ``[T, m, *x]``, prediction ``[T, m, outputs]``;
@@ -67,7 +67,8 @@ class MeanRidge(Method):
         if self.problem.kind == "classification":
             y = 2 * F.one_hot(y, self.problem.n_outputs).to(self.centre.dtype) - 1
         x, centre = support.x.flatten(2), self.centre / math.sqrt(self.size)
-        penalty = self.log_strength.exp() * self.log_strength.new_tensor([self.size] * self.size + [1.0])
+        strength = self.log_strength.exp()
+        penalty = torch.cat([strength[:-1] * self.size, strength[-1:]])
         v = ridge(x, y - x @ centre - self.bias, support.weights, penalty)
         weight, bias = centre + v[:, :-1], self.bias + v[:, -1:]
         scale = self.log_scale.exp() if self.problem.kind == "classification" else 1.0
@@ -82,8 +83,8 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
     :math:`v = P^{-1/2} A^\top (A A^\top + I)^{-1} W^{1/2} y`.
 
     Shape:
-        ``x [T, n, f]``, ``y [T, n, d]``, ``weight [T, n]``, ``penalty [f + 1]``; gives
-        ``[T, f + 1, d]``, the intercept last.
+        ``x [T, n, f]``, ``y [T, n, d]``, ``weight [T, n]``, ``penalty [f + 1]``; gives ``[T, f + 1, d]``; the
+        intercept comes last in both.
     """
     root = weight.sqrt().unsqueeze(-1)
     width = penalty.rsqrt()
