@@ -20,7 +20,7 @@ import torch
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import estimate
 from quickstudy.methods import NearestNeighbour, Prototypical
-from quickstudy.methods.registry import build
+from quickstudy.nets import encoder_for
 from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import SplitClasses
@@ -29,7 +29,7 @@ from quickstudy.training.checkpoint import write_json
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs/omniglot-prototypical")
-STEPS, SEEDS = 8000, 3
+STEPS, SEEDS = 6000, 3
 COMMAND = "python recipes/omniglot-prototypical/recipe.py"
 
 
@@ -45,7 +45,8 @@ def train(data: SplitClasses, seed: int) -> list[float]:
     if not out.is_file():
         begin = time.perf_counter()
         family = ClassEpisodes(data.classes, data.splits["train"], ways=60, shots=1, queries=5, known=True)
-        method = build(Prototypical, family.problem, seed)
+        generator = torch.Generator().manual_seed(seed)
+        method = Prototypical(family.problem, encoder_for(family.problem, generator=generator, width=64)[0])
         history = fit(
             method, family, steps=STEPS, tasks=1, every=500, validation=episodes(data, "val", 1, 200, 5)[1],
             generator=torch.Generator().manual_seed(seed), checkpoint=RUNS / f"{seed}.safetensors", resume=True,

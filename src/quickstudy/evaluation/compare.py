@@ -38,7 +38,7 @@ TITLES = {
     "have": "The tasks I have: held-out examples of each",
     "meet": "Tasks I will meet: held-out tasks, K labelled examples of each",
 }
-STEPS = {"table": 1000, "image": 300}
+STEPS = {"table": 1000, "image": 400}
 VERSION = 1
 
 

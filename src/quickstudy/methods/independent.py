@@ -53,7 +53,7 @@ class Independent(Method):
         super().__init__(problem)
         self.steps, self.inner_lr = steps, inner_lr
         if net is None:
-            net = net_for(problem, "none", generator, width=64 if problem.n_tasks else 16)
+            net = net_for(problem, "none", generator, width=32 if problem.n_tasks else 16)
         if problem.n_tasks:
             self.nets = _stack(net, problem.n_tasks)
         self.start = _freeze(copy.deepcopy(net))

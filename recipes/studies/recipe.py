@@ -1,0 +1,103 @@
+"""The four studies at default settings: does ``compare`` say what is known of School and Tox21, in 15 minutes each?
+
+    QUICKSTUDY_DATA=... python recipes/studies/recipe.py [digits school tox21 omniglot]
+
+Runs what ``quickstudy compare NAME`` runs, then writes the figures of its ``results.json`` down as claims. A study that is
+already there is read, one that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quickstudy.core import Estimate
+from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.compare import Plan, compare
+from quickstudy.evaluation.statistics import over_seeds, simultaneous
+from quickstudy.evaluation.verdict import contestants_of
+from quickstudy.reports import write_report
+
+FOLDER = Path(__file__).parent
+RUNS = Path("runs")
+NAMES = ("digits", "school", "tox21", "omniglot")
+NETS = ("pooled", "multi-head", "film", "fine-tune")  # shared nets, trained on the same inputs as "scratch"
+
+
+def study(name: str) -> dict[str, Any]:
+    """The study's results, run now if they are not there."""
+    out = RUNS / name
+    if not (out / "results.json").is_file():
+        results = compare(Plan(name), out, resume=(out / "plan.json").is_file())
+        write_report(results, out / "report.html")
+    found: dict[str, Any] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def gain(question: dict[str, Any], method: str, reference: str) -> Estimate:
+    """Mean paired difference of two methods with its own interval."""
+    scores = {c.name: c.scores for c in contestants_of(question)}
+    difference = over_seeds(scores[method] - scores[reference])[None]
+    weights = np.array(question["weights"])
+    mean, low, high = simultaneous(difference, weights, np.random.default_rng(0))
+    return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(weights), len(scores[method]))
+
+
+def rows_of(name: str, results: dict[str, Any]) -> list[Row]:
+    """What one study claims."""
+    minutes, seeds = results["minutes"], results["plan"]["seeds"]
+    command = f"quickstudy compare {name}"
+
+    def row(
+        what: str, metric: str, found: Estimate | float, target: float, better: str, source: str, n: int = 0
+    ) -> Row:
+        if isinstance(found, Estimate):
+            value, low, high, n = found.mean, found.low, found.high, found.n
+        else:
+            value, low, high = found, None, None
+        return Row("should-i-share", f"{name}: {what}", metric, value, low, high, n, seeds, target,
+                   better, source, "cpu", minutes, command)  # fmt: skip
+
+    have = results["questions"]["have"]
+    tasks = len(have["tasks"])
+    by_name = {m["name"]: m for m in have["methods"]}
+    estimates = {name: Estimate(**m["estimate"]) for name, m in by_name.items()}
+    verdict = have["verdict"]
+    rows = [row("minutes of the whole study at default settings", "minutes", minutes, 15.0, "lower", "issue", tasks)]
+    shares = float(verdict["decision"] == "share")
+    metric = have["metric"]
+    if name == "school":
+        rows += [
+            row("verdict on the tasks I have is 'share' (1) or not (0)", "verdict", shares, 1.0, "higher", "issue", tasks),
+            row(f"shared method that validation chose ({verdict['method']})", metric, estimates[verdict["method"]],
+                0.375, "higher", "issue"),
+            row("ridge, each school alone", metric, estimates["ridge"], 0.343, "higher", "calibration, 75 % of the rows"),
+            row("pooled net", metric, estimates["pooled"], 0.344, "higher", "calibration (linear), 75 % of the rows"),
+        ]  # fmt: skip
+    if name == "tox21":
+        net = max(NETS, key=lambda n: by_name[n]["validation"])
+        rows += [
+            row(f"shared net that validation chose ({net})", metric, estimates[net], 0.79, "higher", "issue"),
+            row(f"{net} minus single-task nets", metric, gain(have, net, "scratch"), 0.03, "higher", "issue"),
+            row("single-task nets", metric, estimates["scratch"], 0.724, "higher", "calibration"),
+            row("logistic regression, each assay alone", metric, estimates["logistic"], 0.794, "higher", "calibration"),
+            row(f"{net} minus {verdict['reference']}, the best alone", metric, gain(have, net, verdict["reference"]), 0.0,
+                "higher", "computed: above 0 if sharing wins"),
+        ]  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Run or read the studies named, and record."""
+    for name in sys.argv[1:] or NAMES:
+        for row in rows_of(name, study(name)):
+            print(row.what, row.value, row.low, row.high)
+            record(FOLDER, [row])
+
+
+if __name__ == "__main__":
+    main()
