@@ -49,8 +49,8 @@ class MultiHead(Method):
         problem: Problem,
         net: nn.Sequential | None = None,
         *,
-        steps: int = 50,
-        inner_lr: float = 1e-2,
+        steps: int = 10,
+        inner_lr: float = 1e-3,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
