@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import inspect
 import json
 import shlex
 import sys
@@ -71,7 +72,7 @@ def compare(
         out: where everything is written (default: runs/DATA)
         question: ask only about the tasks I have (held-out examples), or only about tasks I will meet (default: both)
         methods: methods to compare, separated by commas (default: all that apply)
-        method: one method more; also my_file.py:MyMethod; may be given again
+        method: one method more, beside those; also my_file.py:MyMethod; may be given again
         seeds: independent repetitions (default: 3)
         steps: training steps of every method (default: 1000 for tables, 400 for images)
         shots: labelled examples of a new task (default: the data's)
@@ -87,7 +88,7 @@ def compare(
         "task": task,
         "group": group,
         "questions": None if question is None else (question,),
-        "methods": (*(methods.split(",") if methods else ()), *method) or None,
+        "methods": _names(methods, method),
         "seeds": seeds,
         "steps": steps,
         "shots": shots,
@@ -318,6 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         _fail(f"Expected a command. Found {arguments[0]!r}. {hint}Known: {', '.join(COMMANDS)}.")
+    _check_options(arguments)
     try:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -335,6 +337,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, QuickstudyError | OSError):
             raise
         _fail(str(error))
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """An option that the command does not have: name the near one of this very command."""
+    if not arguments or arguments[0] not in COMMANDS:
+        return
+    names = inspect.signature(COMMANDS[arguments[0]]).parameters.values()
+    known = ["--help", *(f"--{p.name.replace('_', '-')}" for p in names if p.kind is p.KEYWORD_ONLY)]
+    for given in arguments[1:]:
+        option = given.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and option != "--" and option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"Did you mean {near[0]!r}? " if near else ""
+            _fail(
+                f"Expected an option of `quickstudy {arguments[0]}`. Found {given!r}. {hint}Known: {', '.join(known)}."
+            )
 
 
 def _fail(message: str) -> None:
@@ -367,6 +385,15 @@ def _resumable(command: Sequence[str]) -> Iterator[None]:
             soft_wrap=True,
         )
         sys.exit(130)
+
+
+def _names(methods: str | None, more: Sequence[str]) -> tuple[str, ...] | None:
+    """The methods named; one's own alone goes beside all others. None where nothing is said."""
+    if methods is None and more:
+        from quickstudy.methods.registry import all_methods
+
+        return (*all_methods(), *more)
+    return None if methods is None else (*methods.split(","), *more)
 
 
 def _stem(data: str) -> str:
