@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, vmap
 from quickstudy.core import Batch, Problem
 
 Params = dict[str, Tensor]
-TaskLoss = Callable[[Params, Tensor, Tensor, Tensor], Tensor]
+TaskLoss = Callable[[Params, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def trainable(module: nn.Module) -> Params:
@@ -28,7 +28,7 @@ def at_rest(module: nn.Module) -> nn.Module:
 def task_loss(module: nn.Module, problem: Problem) -> TaskLoss:
     """One task's loss as a function of the parameters: ``(params, x [n, *x], y, weight) -> []``."""
 
-    def loss(params: Params, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    def loss(params: Params, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         return problem.loss(functional_call(module, params, (x,)), y, weight)
 
     return loss
@@ -68,23 +68,28 @@ def descend(
     Returns:
         Each task's parameters, ``[T, *p]``.
     """
-    w = support.weights
-    fast = start
-    for step in range(steps):
-        # the first step starts from one shared point: a plain batched pass, not one net a task
-        where = None if step == 0 else 0
-        gradient = vmap(grad(loss), in_dims=(where, 0, 0, 0), randomness="different")(fast, support.x, support.y, w)
-        if first_order:
-            gradient = {name: value.detach() for name, value in gradient.items()}
-        fast = {
-            name: value - (rate if isinstance(rate, float) else rate[name]) * gradient[name]
-            for name, value in fast.items()
-        }
-    return fast if steps else spread(start, support.n_tasks)
+    gradient = grad(loss)
+
+    def one(x: Tensor, y: Tensor, weight: Tensor | None) -> Params:
+        phi = start
+        for _ in range(steps):
+            g = gradient(phi, x, y, weight)
+            if first_order:
+                g = {name: value.detach() for name, value in g.items()}
+            if isinstance(rate, float):
+                phi = {name: torch.sub(value, g[name], alpha=rate) for name, value in phi.items()}
+            else:
+                phi = {name: value - rate[name] * g[name] for name, value in phi.items()}
+        return phi
+
+    # one vmap around all steps: the first then starts from one shared point, a plain batched pass for all tasks
+    weighted = None if support.weight is None else 0
+    fast: Params = vmap(one, in_dims=(0, 0, weighted), randomness="different")(support.x, support.y, support.weight)
+    return fast
 
 
 def settle(
-    loss: TaskLoss,
+    loss: Callable[[Params, Tensor, Tensor, Tensor], Tensor],
     start: Params,
     support: Batch,
     steps: int,
