@@ -158,7 +158,7 @@ class Gittins(CountingPolicy):
         \nu_m = \sup \{ \nu : \max_{\tau \le m} E \sum_{t=1}^{\tau} (r_t - \nu) \ge 0, \; \tau \ge 1 \}
 
     Near the optimum, not the optimum itself: that the index is optimal holds with discounting and no end only.
-    See :func:`optimal_reward`.
+    See :func:`optimal_reward`. Room and time grow with ``horizon ** 2 * grid``, times ``horizon`` for the time.
 
     Args:
         arms: how many arms.
