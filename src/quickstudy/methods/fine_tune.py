@@ -40,7 +40,9 @@ class FineTune(Method):
 
     Reference:
         Yosinski et al. 2014, arXiv:1411.1792 (transfer); Chen et al. 2019, A Closer Look at Few-shot Classification,
-        arXiv:1904.04232 (classes). Departs from the latter in the head's start, there random.
+        arXiv:1904.04232 (classes). Departs from the latter in two ways: the new head's start, there random; and in
+        pre-training the softmax runs over the classes of an episode, not over all, because training visits each of
+        thousands of classes a few times only (Omniglot, 300 steps, 5-way 1-shot: 71 % against 39 %).
     """
 
     name: ClassVar[str] = "fine-tune"
@@ -94,16 +96,17 @@ class FineTune(Method):
         return lambda x: predict_each(copy, phi, x)
 
     def losses(self, episodes: Episodes) -> Tensor:
-        """Pre-training: the net on all examples of each episode, under the labels that hold beyond it."""
+        """Pre-training: the net on all examples of each episode, by the outputs that its labels stand for."""
         both = episodes.support.join(episodes.query)
-        logits, y = embed(self.net, both.x), both.y
+        logits = embed(self.net, both.x)
         if not self.problem.shared_labels:
             if self.problem.n_classes:
-                y = _known(episodes.classes, "classes").gather(1, y)
+                classes = _known(episodes.classes, "classes")
+                logits = logits.gather(-1, classes.unsqueeze(1).expand(-1, logits.shape[1], -1))
             else:
                 task = _known(episodes.task, "task")
                 logits = logits.unflatten(-1, (self.problem.n_tasks, -1))[torch.arange(len(task)), :, task]
-        return self.problem.loss(logits, y, both.weight)
+        return self.problem.losses(logits, both)
 
 
 def _known(identity: Tensor | None, what: str) -> Tensor:
