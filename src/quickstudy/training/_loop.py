@@ -42,15 +42,15 @@ class Descent:
         self.method, self.steps, self.lr = method, steps, lr
         self.generator, self.checkpoint = generator, checkpoint
         parameters = [p for p in method.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+        self.optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
-    def step(self, number: int, losses: Tensor, combine: Combine, task: Tensor | None = None) -> float:
+    def step(self, number: int, losses: Tensor, combine: Combine | None, task: Tensor | None = None) -> float:
         """Take step ``number``, counted from 0; gives the mean loss before it.
 
         Args:
             number: which step.
             losses: of each task, ``[T]``.
-            combine: makes one number of them.
+            combine: makes one number of them; None where the parameters hold their gradients already.
             task: the tasks' ids, for the message.
 
         Raises:
@@ -60,8 +60,9 @@ class Descent:
             self._stop(losses, task, number)
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * number / self.steps))
-        self.optimiser.zero_grad()
-        combine(losses).backward()
+        if combine is not None:
+            self.optimiser.zero_grad()
+            combine(losses).backward()
         self.optimiser.step()
         return float(losses.detach().mean())
 

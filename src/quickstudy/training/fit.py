@@ -11,6 +11,7 @@ from torch import Tensor
 from quickstudy.combine import mean
 from quickstudy.core import Episodes, Method, Problem, TaskFamily
 from quickstudy.training._loop import Combine, Descent, Progress, under
+from quickstudy.training.compiled import CompiledLosses
 
 
 @dataclass
@@ -76,6 +77,7 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    compile: bool = False,
 ) -> History:
     """Train ``method`` on episodes of ``train``; leaves it with the parameters that did best on ``validation``.
 
@@ -97,9 +99,11 @@ def fit(
         checkpoint: file to save to; None saves nothing.
         resume: go on from ``checkpoint`` if it exists.
         progress: called with (steps done, steps).
+        compile: take steps by one compiled program, see :class:`~quickstudy.training.compiled.CompiledLosses`. Pays
+            in long runs of small nets on episodes of one size; compiling takes up to minutes.
 
     Raises:
-        RunError: a loss is not finite (names the step and the task).
+        RunError: a loss is not finite (names the step and the task), or cannot be compiled.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     history = History()
@@ -115,10 +119,14 @@ def fit(
         history = History(**facts["history"])
         start, total = facts["step"], facts["total"]
     method.train()
+    compiled = CompiledLosses(method, combine) if compile else None
     last = steps if until is None else min(until, steps)
     for step in range(start, last):
         episodes = train.sample(tasks, generator)
-        total += descent.step(step, method(episodes), combine, episodes.task)
+        if compiled is None:
+            total += descent.step(step, method(episodes), combine, episodes.task)
+        else:
+            total += descent.step(step, compiled(episodes), None, episodes.task)
         done = step + 1
         if done % every == 0 or done == last:
             history.step.append(done)
