@@ -16,11 +16,9 @@ import torch
 from quickstudy import __version__
 from quickstudy.core import Estimate, InputError
 from quickstudy.evaluation.cell import choose
-from quickstudy.evaluation.compare import STEPS
 from quickstudy.evaluation.evaluate import evaluate
 from quickstudy.methods.registry import build, find
 from quickstudy.model import Model, with_classes
-from quickstudy.nets import is_image
 from quickstudy.tasks.columns import Columns, read_examples
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
@@ -284,7 +282,7 @@ def train(
         raise InputError(f"Expected tasks that {cls.name!r} can serve. Found that it {refusal}.")
     method = build(cls, arena.problem, config.seed, **config.settings)
     _claim(out, config, resume)
-    steps = config.steps or STEPS["image" if is_image(arena.problem) else "table"]
+    steps = config.steps or default_steps(arena.problem)
     if not (out / MODEL).is_file():
         history = fit(
             method,

@@ -31,6 +31,7 @@ from quickstudy.methods.registry import all_methods, build, find
 from quickstudy.nets import is_image
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Question, Study
+from quickstudy.training import default_steps
 from quickstudy.training.checkpoint import write_json
 
 QUESTIONS: tuple[Question, ...] = ("have", "meet")
@@ -38,7 +39,7 @@ TITLES = {
     "have": "The tasks I have: held-out examples of each",
     "meet": "Tasks I will meet: held-out tasks, K labelled examples of each",
 }
-STEPS = {"table": 1000, "image": 400}
+
 VERSION = 1
 
 
@@ -184,7 +185,7 @@ def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, st
                 study.arena(question, 0)  # says why
             continue
         problem = study.arena(question, 0, shots=plan.shots or None, episodes=1).problem
-        steps = plan.steps or STEPS["image" if is_image(problem) else "table"]
+        steps = plan.steps or default_steps(problem)
         every = max(1, steps // (10 if is_image(problem) else 25))
         refusals = {name: find(name).refuses(problem) for name in names}
         skipped[question] = {name: why for name, why in refusals.items() if why}

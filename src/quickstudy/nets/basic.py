@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -106,6 +107,11 @@ def is_image(problem: Problem) -> bool:
     return len(problem.x_shape) == 3 and min(problem.x_shape[1:]) >= 12
 
 
+def is_large(problem: Problem) -> bool:
+    """Whether a step on these inputs is dear, so that studies take fewer: images, and vectors of over 256 numbers."""
+    return is_image(problem) or math.prod(problem.x_shape) > 256
+
+
 def encoder_for(
     problem: Problem,
     norm: Norm = "running",
@@ -115,7 +121,8 @@ def encoder_for(
     """An encoder that suits the inputs, and the number of its features.
 
     Images (:func:`is_image`) get :class:`Conv4`; everything else an
-    :class:`MLP` on the flattened input, of two hidden layers: 64 wide, and for more than 256 inputs 256 and 64 wide.
+    :class:`MLP` on the flattened input, of two hidden layers, 64 wide; for more than 256 inputs of one, 512 wide
+    (on Tox21's fingerprints .787 for heads on it against .770 on 256 and 64, a second layer adding nothing).
     """
     shape = problem.x_shape
     if is_image(problem):
@@ -123,12 +130,10 @@ def encoder_for(
         with torch.no_grad():
             side = Conv4(shape[0], 1, "none")(torch.zeros(1, *shape)).shape[1]
         return encoder, side * width
-    size = 1
-    for axis in shape:
-        size *= axis
+    size = math.prod(shape)
     if size == 0:
         raise InputError(f"Expected inputs with at least one number. Found x_shape {shape}.")
-    hidden = (256, 64) if size > 256 else (64, 64)
+    hidden = (512,) if size > 256 else (64, 64)
     mlp = nn.Sequential(nn.Flatten(), *MLP((size, *hidden), generator), nn.ReLU())
     return mlp, hidden[-1]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quickstudy.combine import mean
 from quickstudy.core import Episodes, Method, Problem, TaskFamily
+from quickstudy.nets import is_large
 from quickstudy.training._loop import Combine, Descent, Progress, under
 from quickstudy.training.compiled import CompiledLosses
 
@@ -54,6 +55,11 @@ def target_spread(problem: Problem, episodes: Episodes) -> float:
     y = episodes.query.y
     middle = (y * w).sum((0, 1)) / w.sum((0, 1))
     return float((((y - middle).square() * w).sum((0, 1)) / w.sum((0, 1))).mean().clamp_min(1e-12))
+
+
+def default_steps(problem: Problem) -> int:
+    """Training steps where nobody says: 1000, or 400 where a step is dear (images, inputs of over 256 numbers)."""
+    return 400 if is_large(problem) else 1000
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> float:
