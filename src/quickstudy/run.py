@@ -23,6 +23,7 @@ from quickstudy.tasks.columns import Columns, read_examples
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
 from quickstudy.tasks.table import TableTasks, TaskTable
+from quickstudy.training import default_steps
 from quickstudy.training.checkpoint import write_atomic, write_json
 from quickstudy.training.fit import fit
 
