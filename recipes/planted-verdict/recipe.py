@@ -1,6 +1,6 @@
 """Is the verdict right where the truth is planted? Linear tasks that share from nothing (0) to everything (1).
 
-    python recipes/planted-verdict/recipe.py            # 20 families a level, about 40 minutes on two cores
+    python recipes/planted-verdict/recipe.py [LEVEL ...]     # 20 families a level, about 3 minutes a level on two cores
 
 Each family is one study on the question "the tasks I have", run as ``quickstudy compare`` runs it, with fewer steps.
 A finished family is a file in ``runs/planted-verdict``; a stopped recipe goes on where it was.
@@ -8,6 +8,7 @@ A finished family is a file in ``runs/planted-verdict``; a stopped recipe goes o
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -24,7 +25,7 @@ FOLDER = Path(__file__).parent
 RUNS = Path("runs/planted-verdict")
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FAMILIES = 20
-METHODS = ("ridge", "boosting", "scratch", "pooled", "multi-head", "film", "fine-tune", "mean-ridge")
+METHODS = ("ridge", "scratch", "pooled", "multi-head", "film", "mean-ridge")
 STEPS = 300
 
 
@@ -42,13 +43,13 @@ def verdict(level: float, family: int) -> tuple[str, float]:
 def main() -> None:
     """Run all families and record how often each verdict was given."""
     begin = time.perf_counter()
-    jobs = [(level, family) for family in range(FAMILIES) for level in (0.0, 1.0)]
-    jobs += [(level, family) for family in range(FAMILIES) for level in LEVELS[1:-1]]
+    levels = [float(a) for a in sys.argv[1:]] or list(LEVELS)
+    jobs = [(level, family) for family in range(FAMILIES) for level in levels]
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         found = dict(zip(jobs, pool.map(verdict, *zip(*jobs, strict=True)), strict=True))
     minutes = (time.perf_counter() - begin) / 60
     rows = []
-    for level in LEVELS:
+    for level in levels:
         decisions = [found[level, family][0] for family in range(FAMILIES)]
         gains = sorted(found[level, family][1] for family in range(FAMILIES))
         print(level, {d: decisions.count(d) for d in ("share", "uncertain", "alone")}, f"median gain {gains[10]:+.3f}")
