@@ -44,9 +44,9 @@ class MeanRidge(Method):
     name: ClassVar[str] = "mean-ridge"
     summary: ClassVar[str] = "ridge regression around a centre learned from all tasks"
     reference: ClassVar[str] = "Denevi et al. 2018, NeurIPS; Evgeniou, Pontil 2004, KDD"
-    lr: ClassVar[float] = 1e-2
+    lr: ClassVar[float] = 3e-2
 
-    def __init__(self, problem: Problem, *, strength: float = 10.0) -> None:
+    def __init__(self, problem: Problem, *, strength: float = 3.0) -> None:
         super().__init__(problem)
         self.size = torch.Size(problem.x_shape).numel()
         # in units of 1 / sqrt(f), so that one step size suits few features and many
