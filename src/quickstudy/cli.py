@@ -74,7 +74,7 @@ def compare(
         methods: methods to compare, separated by commas (default: all that apply)
         method: one method more, beside those; also my_file.py:MyMethod; may be given again
         seeds: independent repetitions (default: 3)
-        steps: training steps of every method (default: 1000; 400 for images and wide tables)
+        steps: training steps of every method (default: 1000; 250 for images and wide tables)
         shots: labelled examples of a new task (default: the data's)
         margin: smallest gain that matters, in units of the score (default: 0.01)
         workers: processes (default: one for each processor)
@@ -133,7 +133,7 @@ def train(
         group: column whose equal values stay together when rows are split
         out: the run's folder (default: runs/DATA-METHOD)
         question: the tasks I have, or tasks I will meet (default: meet where the data allow it)
-        steps: training steps (default: 1000; 400 for images and wide tables)
+        steps: training steps (default: 1000; 250 for images and wide tables)
         seed: of split, first weights and episodes (default: 0)
         shots: labelled examples of a new task (default: the data's)
         ways: classes of a new task (default: the data's)

@@ -28,7 +28,7 @@ from quickstudy.evaluation.claims import hardware
 from quickstudy.evaluation.statistics import Array, estimate
 from quickstudy.evaluation.verdict import Contestant, decide
 from quickstudy.methods.registry import all_methods, build, find
-from quickstudy.nets import is_image
+from quickstudy.nets import is_large
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Question, Study
 from quickstudy.training import default_steps
@@ -186,7 +186,7 @@ def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, st
             continue
         problem = study.arena(question, 0, shots=plan.shots or None, episodes=1).problem
         steps = plan.steps or default_steps(problem)
-        every = max(1, steps // (10 if is_image(problem) else 25))
+        every = max(1, steps // (10 if is_large(problem) else 25))
         refusals = {name: find(name).refuses(problem) for name in names}
         skipped[question] = {name: why for name, why in refusals.items() if why}
         cells += [

@@ -145,7 +145,7 @@ class Boosting(_Classical):
 
     Args:
         problem: what the tasks look like.
-        trees: rounds of boosting; chosen on validation, one for all tasks.
+        trees: rounds of boosting.
         learning_rate: shrinkage of each round.
 
     Shape:
@@ -158,9 +158,8 @@ class Boosting(_Classical):
     name: ClassVar[str] = "boosting"
     summary: ClassVar[str] = "gradient-boosted trees, each task alone (scikit-learn)"
     reference: ClassVar[str] = "Friedman 2001, Ann. Stat. 29:1189-1232"
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"trees": (20, 60)}
 
-    def __init__(self, problem: Problem, *, trees: int = 60, learning_rate: float = 0.1) -> None:
+    def __init__(self, problem: Problem, *, trees: int = 30, learning_rate: float = 0.1) -> None:
         super().__init__(problem)
         self.trees, self.learning_rate = trees, learning_rate
 

@@ -58,8 +58,8 @@ def target_spread(problem: Problem, episodes: Episodes) -> float:
 
 
 def default_steps(problem: Problem) -> int:
-    """Training steps where nobody says: 1000, or 400 where a step is dear (images, inputs of over 256 numbers)."""
-    return 400 if is_large(problem) else 1000
+    """Training steps where nobody says: 1000, or 250 where a step is dear (images, inputs of over 256 numbers)."""
+    return 250 if is_large(problem) else 1000
 
 
 def weighted_mean(scores: Tensor, weights: Tensor) -> float:
