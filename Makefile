@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)  ## compare methods on handwritten digits; see runs/digits/report.html
-	$(BIN)/quickstudy compare digits --out runs/digits
+	$(BIN)/quickstudy compare digits --out runs/digits --resume
 
 test: lint types imports  ## every check, then every test (at most 12 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --durations=5

@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused_and_left_alone(share: float, tmp_path: Path
     save_checkpoint(path, {"a": torch.rand(100, generator=torch.Generator().manual_seed(0))}, {"step": 1})
     part = path.read_bytes()[: int(share * path.stat().st_size)]
     path.write_bytes(part)
-    with pytest.raises(InputError, match=r"cannot be read .*\. Use another copy"):
+    with pytest.raises(InputError, match=r"cannot be read .*\. Use a copy"):
         load_checkpoint(path)
     family = Sinusoids()
     with pytest.raises(InputError, match="cannot be read"):
