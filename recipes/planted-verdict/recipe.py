@@ -54,9 +54,7 @@ def main() -> None:
         gains = sorted(found[level, family][1] for family in range(FAMILIES))
         print(level, {d: decisions.count(d) for d in ("share", "uncertain", "alone")}, f"median gain {gains[10]:+.3f}")
 
-        def row(
-            what: str, value: int, target: int, better: str, level: float = level, source: str = "issue"
-        ) -> Row:
+        def row(what: str, value: int, target: int, better: str, level: float = level, source: str = "issue") -> Row:
             return Row(
                 "should-i-share", f"{what}, shared structure {level:g}", f"verdicts of {FAMILIES}", value, None, None,
                 FAMILIES, 2, target, better, source, "cpu", round(minutes, 1),

@@ -2,8 +2,8 @@
 
     QUICKSTUDY_DATA=... python recipes/studies/recipe.py [digits school tox21 omniglot]
 
-Runs what ``quickstudy compare NAME`` runs, then writes the figures of its ``results.json`` down as claims. A study that is
-already there is read, one that was stopped goes on.
+Runs what ``quickstudy compare NAME`` runs, then writes the figures of its ``results.json`` down as claims. A study
+that is already there is read, one that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -71,23 +71,23 @@ def rows_of(name: str, results: dict[str, Any]) -> list[Row]:
     shares = float(verdict["decision"] == "share")
     metric = have["metric"]
     if name == "school":
+        chosen = verdict["method"]
         rows += [
-            row("verdict on the tasks I have is 'share' (1) or not (0)", "verdict", shares, 1.0, "higher", "issue", tasks),
-            row(f"shared method that validation chose ({verdict['method']})", metric, estimates[verdict["method"]],
-                0.375, "higher", "issue"),
-            row("ridge, each school alone", metric, estimates["ridge"], 0.343, "higher", "calibration, 75 % of the rows"),
-            row("pooled net", metric, estimates["pooled"], 0.344, "higher", "calibration (linear), 75 % of the rows"),
-        ]  # fmt: skip
+            row("verdict on the tasks I have: share (1) or not (0)", "verdict", shares, 1.0, "higher", "issue", tasks),
+            row(f"shared, chosen on validation ({chosen})", metric, estimates[chosen], 0.375, "higher", "issue"),
+            row("ridge, each school alone", metric, estimates["ridge"], 0.343, "higher", "calibration"),
+            row("pooled net", metric, estimates["pooled"], 0.344, "higher", "calibration of a linear model"),
+        ]
     if name == "tox21":
         net = max(NETS, key=lambda n: by_name[n]["validation"])
+        alone = verdict["reference"]
         rows += [
-            row(f"shared net that validation chose ({net})", metric, estimates[net], 0.79, "higher", "issue"),
+            row(f"shared net, chosen on validation ({net})", metric, estimates[net], 0.79, "higher", "issue"),
             row(f"{net} minus single-task nets", metric, gain(have, net, "scratch"), 0.03, "higher", "issue"),
             row("single-task nets", metric, estimates["scratch"], 0.724, "higher", "calibration"),
             row("logistic regression, each assay alone", metric, estimates["logistic"], 0.794, "higher", "calibration"),
-            row(f"{net} minus {verdict['reference']}, the best alone", metric, gain(have, net, verdict["reference"]), 0.0,
-                "higher", "computed: above 0 if sharing wins"),
-        ]  # fmt: skip
+            row(f"{net} minus {alone}, the best alone", metric, gain(have, net, alone), 0.0, "higher", "computed"),
+        ]
     return rows
 
 
