@@ -117,21 +117,25 @@ def step_of(method: Method, family: TaskFamily, tasks: int, compiled: bool = Fal
 
 
 def in_turns(sides: dict[str, Step], rounds: int = 40, least: float = 0.05) -> dict[str, np.ndarray]:
-    """Seconds a step of each side, one entry a round; a turn lasts ``least`` seconds or one step."""
+    """Seconds a step of each side, one entry a round; a turn lasts ``least`` seconds or one step.
+
+    On one thread these are seconds of processor time, which others that use the machine disturb little.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     turn = {}
     for name, step in sides.items():
         step()  # warm up, and compile
-        start = time.perf_counter()
+        start = clock()
         step()
-        turn[name] = max(1, round(least / (time.perf_counter() - start)))
+        turn[name] = max(1, round(least / (clock() - start)))
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     wait_for_quiet()
     for _ in range(rounds):
         for name, step in sides.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(turn[name]):
                 step()
-            seconds[name].append((time.perf_counter() - start) / turn[name])
+            seconds[name].append((clock() - start) / turn[name])
     return {name: np.array(values) for name, values in seconds.items()}
 
 
