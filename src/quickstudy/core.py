@@ -265,7 +265,8 @@ class Method(nn.Module):
         shares: whether something is learned from other tasks (False: each task alone).
         trains: whether ``losses`` has something to train before ``adapt`` is of use.
         uses_task: whether a known task id changes the predictor.
-        transductive: whether predictions for one query example depend on the other query examples.
+        transductive: whether predictions for one query example depend on the other query examples. An instance may
+            say otherwise than its class, where that hangs on its net.
         order_free: whether the order of the support examples is without effect.
         label_equivariant: whether, where labels mean nothing across tasks, renumbering a task's classes renumbers
             its logits and does nothing else.
@@ -281,7 +282,7 @@ class Method(nn.Module):
     shares: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     uses_task: ClassVar[bool] = False
-    transductive: ClassVar[bool] = False
+    transductive: bool = False
     order_free: ClassVar[bool] = True
     label_equivariant: ClassVar[bool] = True
     exact_gradient: bool = True

@@ -296,6 +296,7 @@ def _summary(
     where = {name: i for i, name in enumerate(tasks)}
     weights, rows = _per_task(some, where, "weights"), _per_task(some, where, "rows")
     rng = np.random.default_rng(0)
+    problem = study.arena(cells[0].question, 0, shots=plan.shots or None, episodes=1).problem
     methods = []
     for name in names:
         cls = find(name)
@@ -307,7 +308,7 @@ def _summary(
                 "summary": cls.summary,
                 "reference": cls.reference,
                 "shares": cls.shares,
-                "transductive": cls.transductive,
+                "transductive": build(cls, problem, 0).transductive,
                 "estimate": asdict(estimate(scores, weights, rng)),
                 "scores": [[None if np.isnan(s) else float(s) for s in row] for row in scores],
                 "validation": float(np.mean([r["validation"] for r in results])),

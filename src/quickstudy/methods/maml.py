@@ -41,7 +41,6 @@ class MAML(Method):
     name: ClassVar[str] = "maml"
     summary: ClassVar[str] = "an initialisation that a few gradient steps adapt"
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
-    transductive: ClassVar[bool] = True  # through batch statistics, where the net normalises batches
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 5, 10)}
 
@@ -62,6 +61,7 @@ class MAML(Method):
         self.net = net_for(problem, norm, generator) if net is None else net
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.exact_gradient = not first_order
+        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.net.modules())
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Take gradient steps from the shared initialisation, on each task's support."""
