@@ -205,8 +205,10 @@ def test_is_recognised_as_one_that_consolidates() -> None:
 
 
 def test_declares_what_the_inner_method_does() -> None:
-    maml = MAML(CLASSES, nn.Linear(3, 4))
-    assert EWC(maml).transductive == maml.transductive != EWC(linear(CLASSES)).transductive
+    plain, batches = (MAML(CLASSES, nn.Sequential(nn.Linear(3, 4), part)) for part in (nn.ReLU(), nn.BatchNorm1d(4)))
+    assert not EWC(plain).transductive
+    assert EWC(batches).transductive
+    assert EWC(linear(CLASSES)).label_equivariant != EWC(plain).label_equivariant
     assert "around another method" in EWC.refuses(CLASSES)
 
 
