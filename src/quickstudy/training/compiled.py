@@ -22,7 +22,7 @@ class CompiledLosses:
     """A method's losses and the gradients of ``combine(losses)``, as one compiled program.
 
     The step is recorded with its backward pass, inner loops unrolled, and the record compiled as one graph. That way
-    nothing is saved between a forward and a backward program, which costs a third of the time where gradients of second order are taken.
+    nothing is saved between a forward and a backward program, a third of the time where second derivatives are taken.
     Compiling takes up to minutes the first time; PyTorch keeps the result in ``TORCHINDUCTOR_CACHE_DIR``, so that
     the next run starts in seconds. The first step of each shape is taken both ways and compared.
 
