@@ -139,22 +139,27 @@ def in_turns(sides: dict[str, Step], rounds: int = 40, least: float = 0.05) -> d
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def wait_for_quiet(most: float = 300.0) -> None:
-    """Wait until others leave the cores alone (where the system tells), but not for ever."""
-    stat, start = Path("/proc/stat"), time.monotonic()
+patience = 600.0  # seconds, over the whole run
+
+
+def wait_for_quiet() -> None:
+    """Wait until others leave the cores alone (where the system tells), as long as patience lasts."""
+    global patience
+    stat = Path("/proc/stat")
 
     def idle() -> int:
         return int(stat.read_text().split()[4])
 
     while stat.is_file():
         before = idle()
-        time.sleep(1.0)
-        busy = 1 - (idle() - before) / os.sysconf("SC_CLK_TCK") / CORES
+        time.sleep(0.5)
+        busy = 1 - (idle() - before) / os.sysconf("SC_CLK_TCK") / 0.5 / CORES
         if busy < 0.15:
             return
-        if time.monotonic() - start > most:
-            print(f"  (others kept {100 * busy:.0f} % of the machine busy)")
+        if patience <= 0:
+            print(f"  (others keep {100 * busy:.0f} % of the machine busy)")
             return
+        patience -= 0.5
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

@@ -26,8 +26,10 @@ def test_planted_tasks_share_as_much_as_they_say() -> None:
     for shared in (0.0, 0.5, 1.0):
         table = planted(shared, torch.Generator().manual_seed(1), tasks=60, examples=50, features=20, noise=0.0)
         x, y = table.x[table.row], table.y
-        w = torch.linalg.lstsq(x.double(), y.double()).solution.squeeze(-1)  # [T, features], exact without noise
+        x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+        w = torch.linalg.lstsq(x.double(), y.double()).solution.squeeze(-1)  # [T, features + 1], exact without noise
         assert torch.allclose(x.double() @ w.unsqueeze(-1), y.double(), atol=1e-4)
+        w = w[:, :-1]
         product = w @ w.T
         off = (product.sum() - product.trace()) / (60 * 59)
         assert abs(float(off / product.diagonal().mean()) - shared) < 0.12
