@@ -29,7 +29,7 @@ from quickstudy.training.checkpoint import write_json
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs/omniglot-prototypical")
-STEPS, SEEDS = 5000, 3
+STEPS, SEEDS = 4000, 3
 COMMAND = "python recipes/omniglot-prototypical/recipe.py"
 
 

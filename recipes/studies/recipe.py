@@ -67,7 +67,11 @@ def rows_of(name: str, results: dict[str, Any]) -> list[Row]:
     by_name = {m["name"]: m for m in have["methods"]}
     estimates = {name: Estimate(**m["estimate"]) for name, m in by_name.items()}
     verdict = have["verdict"]
-    rows = [row("minutes of the whole study at default settings", "minutes", minutes, 15.0, "lower", "issue", tasks)]
+    rows = []
+    if not results["plan"]["methods"] and len(results["questions"]) == 2:
+        rows.append(
+            row("minutes of the whole study at default settings", "minutes", minutes, 15.0, "lower", "issue", tasks)
+        )
     shares = float(verdict["decision"] == "share")
     metric = have["metric"]
     if name == "school":
