@@ -21,6 +21,7 @@ from quickstudy.evaluation.compare import Plan, compare
 from quickstudy.evaluation.statistics import over_seeds, simultaneous
 from quickstudy.evaluation.verdict import contestants_of
 from quickstudy.reports import write_report
+from quickstudy.reports.view import command as repeat
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs")
@@ -50,7 +51,7 @@ def gain(question: dict[str, Any], method: str, reference: str) -> Estimate:
 def rows_of(name: str, results: dict[str, Any]) -> list[Row]:
     """What one study claims."""
     minutes, seeds = results["minutes"], results["plan"]["seeds"]
-    command = f"quickstudy compare {name}"
+    command = repeat(results["plan"])
 
     def row(
         what: str, metric: str, found: Estimate | float, target: float, better: str, source: str, n: int = 0
