@@ -71,7 +71,7 @@ def compare(
         group: column whose equal values stay together when rows are split
         out: where everything is written (default: runs/DATA)
         question: ask only about the tasks I have (held-out examples), or only about tasks I will meet (default: both)
-        methods: methods to compare, separated by commas (default: all that apply)
+        methods: methods to compare, separated by commas (default: the standard ones that apply, see `quickstudy list`)
         method: one method more, beside those; also my_file.py:MyMethod; may be given again
         seeds: independent repetitions (default: 3)
         steps: training steps of every method (default: 1000; 250 for images and wide tables)
@@ -388,11 +388,11 @@ def _resumable(command: Sequence[str]) -> Iterator[None]:
 
 
 def _names(methods: str | None, more: Sequence[str]) -> tuple[str, ...] | None:
-    """The methods named; one's own alone goes beside all others. None where nothing is said."""
+    """The methods named; one's own alone goes beside the standard ones. None where nothing is said."""
     if methods is None and more:
-        from quickstudy.methods.registry import all_methods
+        from quickstudy.methods.registry import standard_methods
 
-        return (*all_methods(), *more)
+        return (*standard_methods(), *more)
     return None if methods is None else (*methods.split(","), *more)
 
 

@@ -262,6 +262,7 @@ class Method(nn.Module):
         name: what people type, ``quickstudy train NAME``.
         summary: one line for tables and ``quickstudy list``.
         reference: the paper.
+        standard: whether a study compares it unless told which methods to compare; what is named is always compared.
         shares: whether something is learned from other tasks (False: each task alone).
         trains: whether ``losses`` has something to train before ``adapt`` is of use.
         uses_task: whether a known task id changes the predictor.
@@ -279,6 +280,7 @@ class Method(nn.Module):
     name: ClassVar[str] = ""
     summary: ClassVar[str] = ""
     reference: ClassVar[str] = ""
+    standard: ClassVar[bool] = False
     shares: ClassVar[bool] = True
     trains: ClassVar[bool] = True
     uses_task: ClassVar[bool] = False

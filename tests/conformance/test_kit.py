@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.combine import mean, worst
 from quickstudy.core import Episodes, Explorer, InputError, Method, Predictor, Problem, Trajectory
-from quickstudy.methods.rl2 import RL2, RecurrentPolicy
+from quickstudy.methods.rl.rl2 import RL2, RecurrentPolicy
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
 from quickstudy.tasks.table import Scale, TableTasks
 from quickstudy.tasks.toy import Sinusoids, planted

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from quickstudy.core import Batch, Consolidates, Episodes, InputError, Method, Predictor, Problem, RunError
-from quickstudy.methods.ewc import EWC
-from quickstudy.methods.maml import MAML
-from quickstudy.methods.pooled import Pooled
+from quickstudy.methods.gradient.maml import MAML
+from quickstudy.methods.joint.pooled import Pooled
+from quickstudy.methods.lifelong.ewc import EWC
 
 NUMBERS = Problem((3,), "regression", 1, metric="explained variance")
 CLASSES = Problem((3,), "classification", 4)

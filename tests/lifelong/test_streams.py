@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Method
-from quickstudy.methods.ewc import EWC
-from quickstudy.methods.pooled import Pooled
+from quickstudy.methods.joint.pooled import Pooled
+from quickstudy.methods.lifelong.ewc import EWC
 from quickstudy.nets import MLP
 from quickstudy.tasks.streams import Stream, permuted
 from quickstudy.tasks.toy import planted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quickstudy.core import Batch, Problem
 from quickstudy.methods import Boosting, Logistic, MeanRidge, Ridge
-from quickstudy.methods.mean_ridge import ridge
+from quickstudy.methods.joint.mean_ridge import ridge
 
 NUMBERS = Problem((4,), "regression", 2, metric="explained variance")
 CLASSES = Problem((4,), "classification", 3)

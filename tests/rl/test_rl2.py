@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import InputError, Problem, RunError, Trajectory
-from quickstudy.methods.rl2 import RL2
+from quickstudy.methods.rl.rl2 import RL2
 from quickstudy.tasks.bandits import BernoulliBandits, RandomArm, Thompson
 from quickstudy.training.fit_rl import collect, fit_rl
 

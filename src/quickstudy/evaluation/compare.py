@@ -27,7 +27,7 @@ from quickstudy.evaluation.cell import Cell, run_cell, transfer_matrix
 from quickstudy.evaluation.claims import hardware
 from quickstudy.evaluation.statistics import Array, estimate
 from quickstudy.evaluation.verdict import Contestant, decide
-from quickstudy.methods.registry import all_methods, build, find
+from quickstudy.methods.registry import build, find, standard_methods
 from quickstudy.nets import is_large
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Question, Study
@@ -53,7 +53,7 @@ class Plan:
         task: the column that names the task (one file).
         group: the column whose equal values stay on one side of the split.
         questions: ``have``, ``meet`` or both.
-        methods: names; empty stands for all that apply.
+        methods: names; empty stands for the standard ones.
         seeds: independent repetitions.
         steps: training steps of every method; 0 stands for the data's default.
         shots: K of new tasks; 0 stands for the data's default.
@@ -176,7 +176,7 @@ def _check_folder(out: Path, plan: Plan, resume: bool) -> None:
 
 def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, str]]]:
     """What to run, and for each question which methods do not apply and why."""
-    names = plan.methods or tuple(all_methods())
+    names = plan.methods or standard_methods()
     cells: list[Cell] = []
     skipped: dict[str, dict[str, str]] = {}
     for question in plan.questions:

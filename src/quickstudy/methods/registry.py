@@ -21,6 +21,11 @@ def all_methods() -> dict[str, type[Method]]:
     return {cls.name: cls for cls in classes}
 
 
+def standard_methods() -> tuple[str, ...]:
+    """Names of what a study compares unless told otherwise: one or two methods of each kind, so that it stays short."""
+    return tuple(name for name, cls in all_methods().items() if cls.standard)
+
+
 def find(name: str) -> type[Method]:
     """A method by its name, or ``my_file.py:MyMethod`` for one of one's own.
 

@@ -43,6 +43,7 @@ class MeanRidge(Method):
 
     name: ClassVar[str] = "mean-ridge"
     summary: ClassVar[str] = "ridge regression around a centre learned from all tasks"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Denevi et al. 2018, NeurIPS; Evgeniou, Pontil 2004, KDD"
     lr: ClassVar[float] = 3e-2
 

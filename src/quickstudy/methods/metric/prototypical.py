@@ -34,6 +34,7 @@ class Prototypical(Method):
 
     name: ClassVar[str] = "prototypical"
     summary: ClassVar[str] = "nearest class mean in a learned embedding"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Snell et al. 2017, arXiv:1703.05175"
 
     def __init__(

@@ -42,6 +42,7 @@ class FiLM(Method):
 
     name: ClassVar[str] = "film"
     summary: ClassVar[str] = "one net, its features scaled and shifted by task"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Perez et al. 2018, arXiv:1709.07871"
     uses_task: ClassVar[bool] = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}

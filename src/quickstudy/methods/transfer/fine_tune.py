@@ -47,6 +47,7 @@ class FineTune(Method):
 
     name: ClassVar[str] = "fine-tune"
     summary: ClassVar[str] = "pre-train on everything, go on training on the task"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Chen et al. 2019, arXiv:1904.04232"
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}
 

@@ -42,6 +42,7 @@ class CNP(Method):
 
     name: ClassVar[str] = "cnp"
     summary: ClassVar[str] = "an encoder's mean over the examples conditions a decoder"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Garnelo et al. 2018, arXiv:1807.01613"
 
     def __init__(self, problem: Problem, *, width: int = 128, generator: torch.Generator | None = None) -> None:

@@ -39,6 +39,7 @@ class NearestNeighbour(Method):
 
     name: ClassVar[str] = "nearest-neighbour"
     summary: ClassVar[str] = "what the nearest labelled examples say, on raw inputs"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Cover, Hart 1967, IEEE Trans. Inform. Theory 13:21-27"
     shares: ClassVar[bool] = False
     trains: ClassVar[bool] = False

@@ -29,6 +29,7 @@ class Pooled(Method):
 
     name: ClassVar[str] = "pooled"
     summary: ClassVar[str] = "one net for all tasks, blind to the task"
+    standard: ClassVar[bool] = True
 
     def __init__(
         self, problem: Problem, net: nn.Module | None = None, *, generator: torch.Generator | None = None

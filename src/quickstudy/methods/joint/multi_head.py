@@ -40,6 +40,7 @@ class MultiHead(Method):
 
     name: ClassVar[str] = "multi-head"
     summary: ClassVar[str] = "shared features, a linear head for each task"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Caruana 1997, Machine Learning 28:41-75"
     uses_task: ClassVar[bool] = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}

@@ -88,6 +88,7 @@ class Ridge(_Classical):
 
     name: ClassVar[str] = "ridge"
     summary: ClassVar[str] = "ridge regression, each task alone (scikit-learn)"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Hoerl, Kennard 1970, Technometrics 12:55-67"
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"alpha": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 
@@ -123,6 +124,7 @@ class Logistic(_Classical):
 
     name: ClassVar[str] = "logistic"
     summary: ClassVar[str] = "logistic regression, each task alone (scikit-learn)"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Cox 1958, J. R. Stat. Soc. B 20:215-242"
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
 
@@ -157,6 +159,7 @@ class Boosting(_Classical):
 
     name: ClassVar[str] = "boosting"
     summary: ClassVar[str] = "gradient-boosted trees, each task alone (scikit-learn)"
+    standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Friedman 2001, Ann. Stat. 29:1189-1232"
 
     def __init__(self, problem: Problem, *, trees: int = 30, learning_rate: float = 0.1) -> None:

@@ -36,6 +36,7 @@ class Independent(Method):
 
     name: ClassVar[str] = "scratch"
     summary: ClassVar[str] = "a net for each task, nothing shared"
+    standard: ClassVar[bool] = True
     shares: ClassVar[bool] = False
     uses_task: ClassVar[bool] = True
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
