@@ -43,7 +43,7 @@ class MAML(Method):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 5, 10)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

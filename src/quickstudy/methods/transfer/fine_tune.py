@@ -49,7 +49,7 @@ class FineTune(Method):
     summary: ClassVar[str] = "pre-train on everything, go on training on the task"
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Chen et al. 2019, arXiv:1904.04232"
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50)}
 
     def __init__(
         self,
