@@ -1,7 +1,7 @@
 """MAML on Omniglot, 5 ways, 1 shot: train on 1028 characters in four rotations, test on 423 others.
 
-    python examples/maml_omniglot.py            # QUICKSTUDY_DATA names the data folder, else they are downloaded
-    python examples/maml_omniglot.py 10         # ten steps, to see it run
+python examples/maml_omniglot.py            # QUICKSTUDY_DATA names the data folder, else they are downloaded
+python examples/maml_omniglot.py 10         # ten steps, to see it run
 """
 
 import sys

@@ -93,7 +93,7 @@ def encoded(name: str, width: int = 64, **settings: object) -> Build:
     return make
 
 
-def inner(name: str, width: int = 64, **settings: object) -> Build:
+def inner(name: str, width: int = 32, **settings: object) -> Build:
     """A gradient-based method on the strided four-block net, which normalises by the batch at hand: transductive."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
@@ -108,8 +108,7 @@ SETUPS: dict[str, Setup] = {
         encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
     ),
     "maml": Setup(
-        inner("maml", inner_lr=0.4, steps=1, test_steps=3),
-        steps=4500, tasks=16, note="transductive; 1 inner step, 3 at test",
+        inner("maml", inner_lr=0.4, steps=1, test_steps=3), steps=8000, queries=3, tasks=16, note="transductive, 32 filters"
     ),
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ from quickstudy.nets import is_large
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import Question, Study
 from quickstudy.training import default_steps
-from quickstudy.training.checkpoint import write_json
+from quickstudy.training.checkpoint import nulls, write_json
 
 QUESTIONS: tuple[Question, ...] = ("have", "meet")
 TITLES = {
@@ -126,7 +126,7 @@ def compare(
     for cell in cells:  # whoever watches knows from the start how much there is to do
         report(cell.stem, 0, cell.steps)
     run(cells, plan, loaded, out / "cells", workers or os.cpu_count() or 1, report)
-    results = {
+    results: dict[str, Any] = {
         "version": VERSION,
         "quickstudy": __version__,
         "data": loaded.name,
@@ -141,6 +141,7 @@ def compare(
         },
         "missing": {q: w for q, w in (loaded.missing or {}).items() if q in plan.questions},
     }
+    results = nulls(results)
     write_json(out / "results.json", results)
     return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,15 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented, keys in their order."""
     write_atomic(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def nulls(value: Any) -> Any:
+    """The same plain values with null for NaN and infinities, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: nulls(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [nulls(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
