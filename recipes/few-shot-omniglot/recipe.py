@@ -108,7 +108,8 @@ SETUPS: dict[str, Setup] = {
         encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
     ),
     "maml": Setup(
-        inner("maml", inner_lr=0.4, steps=1, test_steps=3), steps=8000, queries=3, tasks=16, note="transductive, 32 filters"
+        inner("maml", inner_lr=0.4, steps=1, test_steps=3), steps=8000, queries=3, tasks=16,
+        note="transductive, 32 filters",
     ),
 }  # fmt: skip
 
