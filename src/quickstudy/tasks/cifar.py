@@ -144,7 +144,8 @@ def split(name: Name) -> dict[str, Tensor]:
     rows = sorted(_lines(), key=lambda row: row[1])
     column = 2 if name == "cifar-fs" else 3
     return {
-        part: torch.tensor([i for i, row in enumerate(rows) if row[column] == part]) for part in ("train", "val", "test")
+        part: torch.tensor([i for i, row in enumerate(rows) if row[column] == part])
+        for part in ("train", "val", "test")
     }
 
 

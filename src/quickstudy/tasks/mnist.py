@@ -158,7 +158,7 @@ def rotated(x: Array, y: Array, labels: tuple[str, ...] = DIGITS) -> TaskTable:
 def study(name: Name = "mnist-rotated") -> Study:
     """Tasks with other permutations or angles of the same pictures; every picture is in one task at most.
 
-    - ``"mnist-permuted"`` and ``"mnist-rotated"``: held-out pictures (*have*), held-out permutations or angles (*meet*).
+    - ``"mnist-permuted"`` and ``"mnist-rotated"``: held-out pictures (*have*), new permutations or angles (*meet*).
     - ``"fashion"``: the kinds at 36 angles (*have*), new kinds in four rotations, 5 of 8 (*meet*).
 
     Args:
