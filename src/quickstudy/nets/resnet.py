@@ -44,9 +44,11 @@ class DropBlock(nn.Module):
         self._generator = generator
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DropBlock:
-        """A generator is copied with its state: Python alone does not know how."""
-        state = None if self._generator is None else self._generator.clone_state()
-        return DropBlock(self.rate, self.size, state).train(self.training)
+        """A generator is copied with its state, which Python alone can't; what shared it shares the copy."""
+        mine = self._generator
+        if mine is not None and id(mine) not in memo:
+            memo[id(mine)] = mine.clone_state()
+        return DropBlock(self.rate, self.size, None if mine is None else memo[id(mine)]).train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop squares, or pass through."""

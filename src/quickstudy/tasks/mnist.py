@@ -89,7 +89,7 @@ def _idx(path: Path, axes: int) -> Array:
 
 
 def classes(name: Literal["mnist", "fashion"] = "mnist", *, turns: int = 1) -> ClassSet:
-    """Ten kinds ``[10 * turns, m, 1, 28, 28]``, in rotations where asked for; those of a kind share their ``origin``."""
+    """Ten kinds ``[10 * turns, m, 1, 28, 28]``, in rotations where asked for, which share their ``origin``."""
     x, y = pictures(name)
     of = [torch.as_tensor(x[y == kind]).unsqueeze(1) for kind in range(KINDS)]
     padded = torch.nn.utils.rnn.pad_sequence(of, batch_first=True)
