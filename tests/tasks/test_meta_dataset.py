@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from quickstudy.core import Episodes, InputError
-from quickstudy.methods import NearestNeighbour, Prototypical
+from quickstudy.methods import Prototypical
 from quickstudy.nets import Conv4
 from quickstudy.tasks import ClassSet
 from quickstudy.tasks.meta_dataset import FIVE, KNOWN, Protocol, Source, VariableEpisodes, resized, sources
