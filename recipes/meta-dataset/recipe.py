@@ -26,7 +26,7 @@ from quickstudy.tasks.meta_dataset import VariableEpisodes, sources
 from quickstudy.training import fit, task_scores
 
 FOLDER = Path(__file__).parent
-STEPS, EPISODES, AT_ONCE, SEED = 1000, 60, 10, 0
+STEPS, EPISODES, AT_ONCE, SEED = 600, 60, 10, 0
 COMMAND = "python recipes/meta-dataset/recipe.py"
 
 
