@@ -36,11 +36,11 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
     begin = time.perf_counter()
     family = VariableEpisodes(sources("train"))
-    validation = VariableEpisodes(sources("val")).sample(24, torch.Generator().manual_seed(1))
+    validation = VariableEpisodes(sources("val")).sample(12, torch.Generator().manual_seed(1))
     test = VariableEpisodes(sources("test"))
     method = Prototypical(family.problem, encoder_for(family.problem, width=32)[0])
     history = fit(
-        method, family, steps=steps, tasks=1, lr=2e-3, every=max(1, steps // 10), validation=validation,
+        method, family, steps=steps, tasks=1, lr=2e-3, every=max(1, steps // 4), validation=validation,
         generator=torch.Generator().manual_seed(SEED),
         progress=lambda done, total: print(f"\r{done}/{total}", end="") if done % 10 == 0 else None,
     )  # fmt: skip

@@ -115,8 +115,8 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         model = self._model(problem, flat, None)
         if len(self.classes_) < 2 and not model.problem.shared_labels:
             raise InputError(
-                f"Expected examples of at least two classes. Found 1 class, {str(self.classes_[0])!r}: there is nothing "
-                "to tell apart. Add examples of another class."
+                f"Expected examples of at least two classes. Found 1 class, {str(self.classes_[0])!r}: nothing to "
+                "tell apart. Add examples of another class."
             )
         # classes that mean the same in every task have names; others are numbered here
         self.model_ = model.adapt(flat, np.asarray(y) if model.problem.shared_labels else index)
