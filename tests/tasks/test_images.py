@@ -13,7 +13,17 @@ from PIL import Image
 
 from quickstudy.core import InputError
 from quickstudy.methods import Prototypical
-from quickstudy.tasks import ClassEpisodes, SplitClasses, TaskTable, check_splits, cifar, download, load, mnist
+from quickstudy.tasks import (
+    ClassEpisodes,
+    ClassSet,
+    SplitClasses,
+    TaskTable,
+    check_splits,
+    cifar,
+    download,
+    load,
+    mnist,
+)
 from quickstudy.training import task_scores
 
 needs_data = pytest.mark.skipif(not os.environ.get("QUICKSTUDY_DATA"), reason="QUICKSTUDY_DATA is not set")
@@ -92,17 +102,19 @@ def test_broken_archives(folder: Path) -> None:
         load("fc100")
 
 
-def test_jpeg_mosaics(folder: Path) -> None:
+def test_jpeg_mosaics(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles row by row, and the data say that they are JPEG; one missing class is named."""
+    monkeypatch.setattr(cifar, "IMAGES", 60)  # 30 rows of 2 in place of 20
+    monkeypatch.setattr(cifar, "EACH", 10)
     (folder / cifar.JPEG).mkdir()
     for k, name in enumerate(fine()):
-        pixels = np.full((960, 640, 3), k, np.uint8)
-        pixels[32:64, 64:96] = 200  # row 1, column 2: image 22
+        pixels = np.full((960, 64, 3), k, np.uint8)
+        pixels[32:64, 32:] = 200  # row 1, column 1: image 3
         Image.fromarray(pixels).save(folder / cifar.JPEG / f"{name}.jpg", quality=95, subsampling=0)
     images, _, jpeg = cifar.photographs()
-    assert jpeg and images.shape == (100, 600, 3, 32, 32)
+    assert jpeg and images.shape == (100, 60, 3, 32, 32)
     middle = images[9, :, 0, 16, 16]
-    assert (middle > 150).nonzero().flatten().tolist() == [22] and int(middle[23]) == 9
+    assert (middle > 150).nonzero().flatten().tolist() == [3] and int(middle[4]) == 9
     assert "JPEG" in load("fc100").about
     (folder / cifar.JPEG / "baby.jpg").unlink()
     with pytest.raises(InputError, match="Found no baby.jpg"):
@@ -217,9 +229,10 @@ def test_known_image_sets_answer_both_questions(name: str) -> None:
 @needs_data
 def test_the_floor_of_cifar_fs() -> None:
     """Class means of raw pixels get 40.1 % of 300 episodes, 5 ways and 5 shots (standard error .5 %)."""
-    classes, splits = cifar.classes(), cifar.split("cifar-fs")
-    if not cifar.photographs()[2]:
+    images, names, jpeg = cifar.photographs()
+    if not jpeg:
         pytest.skip("the floor was measured on the JPEG copy")
+    classes, splits = ClassSet(images, names), cifar.split("cifar-fs")
     assert classes.x.shape == (100, 600, 3, 32, 32)
     means = classes.x[:, ::10].float().mean((0, 1, 3, 4)) / 255
     assert torch.allclose(means, torch.tensor([0.507, 0.487, 0.441]), atol=0.01)
