@@ -79,6 +79,11 @@ class Model:
             targets = self._targets(answers)
         else:
             index, names = label_names(answers)
+            if len(names) < 2 and not self.problem.shared_labels:
+                raise InputError(
+                    f"Expected examples of at least two classes. Found only {', '.join(map(repr, names)) or 'none'}: "
+                    "there is nothing to tell apart. Add examples of another class."
+                )
             if self.problem.shared_labels:
                 index, labels = self._known(names)[index], self.known_labels
             else:

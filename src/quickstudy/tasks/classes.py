@@ -96,6 +96,8 @@ class ClassEpisodes:
     ) -> None:
         self.classes, self.members = classes, torch.as_tensor(members)
         self.ways, self.shots, self.queries, self.known = ways, shots, queries, known
+        if ways < 2:
+            raise InputError(f"Expected at least 2 ways. Found {ways}: there is nothing to tell apart.")
         if len(self.members) < ways:
             raise InputError(
                 f"Expected at least N = {ways} classes to draw from. Found {len(self.members)}. "
