@@ -1,4 +1,4 @@
-"""ResNet-12 and the pooled Conv4: the published number of parameters, sizes, what they leave alone."""
+"""ResNet-12 and the pooled Conv4: the number of parameters worked out by hand, sizes, what they leave alone."""
 
 import copy
 
@@ -21,7 +21,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_resnet12_has_the_published_number_of_parameters() -> None:
+def test_resnet12_has_as_many_parameters_as_worked_out_by_hand() -> None:
     """12.4 million; and block by block: three convolutions, one of 1 x 1, a scale and a shift for each of the four."""
     widths = [3, 64, 160, 320, 640]
     by_hand = sum(9 * a * b + 18 * b * b + a * b + 8 * b for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -29,7 +29,7 @@ def test_resnet12_has_the_published_number_of_parameters() -> None:
     assert size(ResNet12(pool="flatten")) == by_hand
 
 
-def test_conv4_has_the_published_number_of_parameters() -> None:
+def test_conv4_has_as_many_parameters_as_worked_out_by_hand() -> None:
     """The usual 111,936 on one channel, less 256 biases that the normalisation after them would take away again."""
     by_hand = 9 * 64 + 3 * 9 * 64 * 64 + 8 * 64
     assert size(Conv4(1, 64, pool=True)) == size(Conv4(1, 64)) == by_hand == 111_936 - 256
