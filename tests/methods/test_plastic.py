@@ -75,12 +75,10 @@ def test_alpha_zero_is_the_plain_net(modulation: str) -> None:
     x = torch.randn(3, 6, 4, generator=gen(1))
     net = PlasticRNN(4, 5, alpha="uniform", modulation=modulation, strength=0.0, scale=0.5)  # type: ignore[arg-type]
     strong = PlasticRNN(4, 5, alpha="uniform", modulation=modulation, strength=0.9, scale=0.5)  # type: ignore[arg-type]
-    plain = nn.RNN(4, 5, batch_first=True)
+    plain = nn.RNN(4, 5, batch_first=True, bias=False)
     with torch.no_grad():
-        plain.weight_ih_l0.copy_(net.input.weight)
-        plain.weight_hh_l0.copy_(net.recurrent.weight.T)
-        plain.bias_ih_l0.zero_()
-        plain.bias_hh_l0.zero_()
+        plain.get_parameter("weight_ih_l0").copy_(net.input.weight)
+        plain.get_parameter("weight_hh_l0").copy_(net.recurrent.weight.T)
         if modulation != "none":
             for each in (net, strong):
                 each.modulator.bias.fill_(0.8)

@@ -96,7 +96,7 @@ class Plastic(nn.Module):
         """Through the fixed and the plastic weights; changes nothing."""
         if not self.plastic:
             return x @ self.weight
-        return x @ (self.weight + self.alpha * synapses.hebb)
+        return x @ torch.addcmul(self.weight, self.alpha, synapses.hebb)
 
     def write(
         self, synapses: Synapses, x: Tensor, y: Tensor, signal: Tensor | None = None, weight: Tensor | None = None
@@ -104,26 +104,27 @@ class Plastic(nn.Module):
         """The synapses after x and y were active together; those of a task with weight 0 stay as they are."""
         if not self.plastic:
             return synapses
-        hebb, eligibility = synapses
+        hebb, trace = synapses
         x, y = x.unsqueeze(2), y.unsqueeze(1)
         both = x * y
         if self.modulation == "none":
             if self.rule == "decay":
-                change = self.eta * (both - hebb)
+                hebb = torch.lerp(hebb, both, self.eta)
             elif self.rule == "oja":
-                change = self.eta * y * (x - y * hebb)
+                hebb = hebb + self.eta * y * (x - y * hebb)
             else:
-                change = (hebb + self.eta * both).clamp(-1, 1) - hebb
+                hebb = torch.addcmul(hebb, self.eta, both).clamp(-1, 1)
         else:
             if signal is None:
                 raise InputError("Expected a signal: plasticity is modulated here. Found none. Give signal [T].")
-            by = both if self.modulation == "simple" else eligibility
-            change = (hebb + signal[:, None, None] * by).clamp(-1, 1) - hebb
-        fade = self.eta * (both - eligibility) if self.modulation == "retroactive" else None
+            by = both if self.modulation == "simple" else trace
+            hebb = torch.addcmul(hebb, signal[:, None, None], by).clamp(-1, 1)
+        if self.modulation == "retroactive":
+            trace = torch.lerp(trace, both, self.eta)
         if weight is not None:
-            change = change * weight[:, None, None]
-            fade = None if fade is None else fade * weight[:, None, None]
-        return Synapses(hebb + change, eligibility if fade is None else eligibility + fade)
+            keep = weight[:, None, None]
+            hebb, trace = torch.lerp(synapses.hebb, hebb, keep), torch.lerp(synapses.eligibility, trace, keep)
+        return Synapses(hebb, trace)
 
 
 class PlasticRNN(nn.Module):

@@ -39,7 +39,7 @@ class PatternCompletion:
         return self.presentations * self.patterns * (self.show + self.blank) + self.probe
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """n tasks: inputs ``[n, time, size]``, the whole pattern ``[n, size]``, and where it was zeroed (bool)."""
+        """Draw n tasks: inputs ``[n, time, size]``, the whole pattern ``[n, size]``, and where it is zeroed (bool)."""
         pattern = 2.0 * torch.randint(2, (n, self.patterns, self.size), generator=generator) - 1
         shown = []
         for _ in range(self.presentations):
@@ -82,7 +82,7 @@ class CueReward:
             raise InputError(f"Expected at least 4 cues, so that a pair gives nothing away. Found {self.cues}.")
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """n tasks: the pairs ``[n, trials, 2, bits]``, and whether the target is among them ``[n, trials]`` (int64)."""
+        """Draw n tasks: pairs ``[n, trials, 2, bits]``, and whether the target is among them ``[n, trials]`` (int64)."""
         cue = 2.0 * torch.randint(2, (n, self.cues, self.bits), generator=generator) - 1
         # number 0 is the target; the cues are alike, so nothing shows it
         others = 1 + torch.rand(n, self.trials, self.cues - 1, generator=generator).argsort(-1)[..., :2]
