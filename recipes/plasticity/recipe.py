@@ -147,8 +147,9 @@ def answers(net: WithHeads, pair: Tensor, answer: Tensor, draw: torch.Generator)
     nothing = pair.new_zeros(n, CUES.bits + 4)
     logits, rewards = [], []
     for t in range(CUES.trials):
-        _, memory = net.net(torch.cat([pair[:, t, 0], pair.new_zeros(n, 1), told], 1), memory)
-        _, memory = net.net(F.pad(pair[:, t, 1], (0, 4)), memory)
+        for i in range(CUES.shown):
+            _, memory = net.net(torch.cat([pair[:, t, i], pair.new_zeros(n, 1), told], 1), memory)
+            told = torch.zeros_like(told)
         h, memory = net.net(nothing.index_fill(1, torch.tensor([CUES.bits]), 1.0), memory)
         out = net.heads["answer"](h)
         said = torch.multinomial(out.detach().softmax(-1), 1, generator=draw).squeeze(1)

@@ -59,15 +59,16 @@ class PatternCompletion:
 
 @dataclass(frozen=True)
 class CueReward:
-    """One of several random cues is the target. Pairs of cues come in succession: was the target among them?
+    """One of several random cues is the target. Cues come in succession, two a trial: was the target among them?
 
-    A right answer is rewarded and nothing else is told, so the target must be found by reward, over several pairs.
-    A pair holds the target half of the time. A trial has three steps: a cue, a cue, a sign to answer.
+    A right answer is rewarded and nothing else is told, so the target must be found by reward, over several trials.
+    A trial holds the target half of the time. With one cue a trial, each reward tells all about its cue.
 
     Args:
         bits: length of a cue, each bit -1 or 1.
         cues: how many cues a task has.
-        trials: pairs shown in a task.
+        trials: how often cues are shown in a task.
+        shown: cues of a trial, 1 or 2.
 
     Reference:
         Miconi et al. 2019, arXiv:2002.10585, and the authors' released task: 20 bits, 4 cues, 120 steps.
@@ -76,18 +77,22 @@ class CueReward:
     bits: int = 20
     cues: int = 4
     trials: int = 12
+    shown: int = 2
 
     def __post_init__(self) -> None:
-        if self.cues < 4:
-            raise InputError(f"Expected at least 4 cues, so that a pair gives nothing away. Found {self.cues}.")
+        if self.shown not in (1, 2) or self.cues < 2 * self.shown:
+            raise InputError(
+                f"Expected 1 or 2 cues a trial, of at least twice as many. Found {self.shown} of {self.cues}. "
+                "Raise cues, lest a trial give the target away."
+            )
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw n tasks: pairs ``[n, trials, 2, bits]``, and whether the target is among them ``[n, trials]`` (int64)."""
+        """Draw n tasks: cues ``[n, trials, shown, bits]``, and whether each holds the target ``[n, trials]`` (int64)."""
         cue = 2.0 * torch.randint(2, (n, self.cues, self.bits), generator=generator) - 1
         # number 0 is the target; the cues are alike, so nothing shows it
-        others = 1 + torch.rand(n, self.trials, self.cues - 1, generator=generator).argsort(-1)[..., :2]
+        others = 1 + torch.rand(n, self.trials, self.cues - 1, generator=generator).argsort(-1)[..., : self.shown]
         answer = torch.randint(2, (n, self.trials), generator=generator)
-        first = torch.randint(2, (n, self.trials, 1), generator=generator) == torch.arange(2)
+        first = torch.randint(self.shown, (n, self.trials, 1), generator=generator) == torch.arange(self.shown)
         pair = others.masked_fill(first & answer.bool().unsqueeze(-1), 0)
         return cue.gather(1, pair.flatten(1).unsqueeze(-1).expand(-1, -1, self.bits)).unflatten(
             1, pair.shape[1:]
