@@ -6,8 +6,10 @@ Every stage trains each net from several seeds and tests it on tasks that it has
 where it was: a finished run is a file in ``runs/plasticity``. All three are smaller than in the papers, and shorter:
 
 - patterns: 50 elements for 1000, 3 patterns for 5; the nets that are not plastic get five times the training tasks;
-- cues: as published (4 cues of 20 bits, pairs in succession), but 12 pairs a task, and the outer loop is told the right
-  answers (cross-entropy; the published one learns from reward by actor-critic). The net itself sees rewards only;
+- cues: 4 of 10 bits for 20, one a trial for pairs, 10 trials a task; and the outer loop is told the right answers
+  (cross-entropy; the published one learns from reward by actor-critic). The net itself sees rewards only. With pairs of
+  20 bits the modulated net learned nothing in 500 steps of 64 tasks. Rate and first strengths were chosen on the
+  retroactive net's training loss; all nets have them;
 - maze: 7 x 7 for 9 x 9, 60 steps for 200; by actor-critic, as published.
 """
 
@@ -31,10 +33,11 @@ RUNS = Path("runs/plasticity")
 SEEDS, TEST = 3, 1000
 PATTERNS, PATTERN_STEPS, PATTERN_TASKS = PatternCompletion(size=50, patterns=3), 400, 32
 MORE = 5  # times as many training tasks for the nets that are not plastic, whose steps are cheap
-CUES, CUE_STEPS, CUE_TASKS = CueReward(bits=20, cues=4, trials=12), 700, 64
+CUES, CUE_STEPS, CUE_TASKS = CueReward(bits=10, cues=4, trials=10, shown=1), 600, 32
 MAZE, MAZE_STEPS, MAZE_TASKS, MAZE_TIME = GridMaze(7), 400, 64, 60
 WIDTH = 40
 LECTURE = "Miconi et al. 2018, arXiv:1804.02464"
+FASTER = f"{LECTURE}, as an author's lecture sums it up: the plastic net learns far faster"
 MODULATED = "Miconi et al. 2019, arXiv:2002.10585"
 
 
@@ -135,7 +138,14 @@ def cue_net(kind: str, seed: int) -> WithHeads:
     else:
         modulation = {"plastic RNN": "none", "modulated RNN": "simple", "retroactive RNN": "retroactive"}[kind]
         net = PlasticRNN(
-            inputs, WIDTH, rule="clip", modulation=modulation, scale=WIDTH**-0.5, strength=0.05, generator=gen(seed)
+            inputs,
+            WIDTH,
+            rule="clip",
+            modulation=modulation,
+            eta=0.5,
+            scale=WIDTH**-0.5,
+            strength=0.2,
+            generator=gen(seed),
         )
     return WithHeads(net, WIDTH, {"answer": 2}, gen(50 + seed))
 
@@ -167,7 +177,7 @@ def cue_run(kind: str, seed: int) -> dict[str, float]:
         pair, answer = CUES.sample(CUE_TASKS, draw)
         return F.cross_entropy(answers(net, pair, answer, draw)[0].flatten(0, 1), answer.flatten())
 
-    train(net, loss, CUE_STEPS, 3e-3)
+    train(net, loss, CUE_STEPS, 5e-3)
     with torch.no_grad():
         draw = gen(9)
         reward = answers(net, *CUES.sample(TEST, draw), draw)[1]
@@ -227,7 +237,7 @@ def maze_run(kind: str, seed: int) -> dict[str, float]:
 
 STAGES: dict[str, tuple[Callable[[str, int], dict[str, float]], tuple[str, ...], str]] = {
     "patterns": (pattern_run, ("plastic RNN", "non-plastic RNN", "LSTM"), "right"),
-    "cues": (cue_run, ("modulated RNN", "retroactive RNN", "plastic RNN", "non-plastic RNN"), "late"),
+    "cues": (cue_run, ("retroactive RNN", "plastic RNN", "modulated RNN", "non-plastic RNN"), "late"),
     "maze": (maze_run, ("modulated RNN", "alpha per weight", "uniform alpha", "non-plastic RNN"), "reward"),
 }
 
@@ -273,13 +283,13 @@ def patterns() -> list[Row]:
     score, minutes, _ = got["plastic RNN"]
     rows = [
         row("patterns", f"{where}: plastic RNN, zeroed elements restored", "accuracy", score, 0.95,
-            f"this recipe's bar; {LECTURE} reports near zero error", minutes),
+            "this recipe's own bar; no published figure is for this size", minutes),
     ]  # fmt: skip
     for kind in ("non-plastic RNN", "LSTM"):
         other, took, parameters = got[kind]
         rows.append(
             row("patterns", f"{where}: plastic RNN ({got['plastic RNN'][2]} weights) less {kind} ({parameters})",
-                "accuracy, paired by seed", score - other, 0.0, f"{LECTURE}: plastic far faster", minutes + took)
+                "accuracy, paired by seed", score - other, 0.0, FASTER, minutes + took)
         )  # fmt: skip
         row("patterns", f"{where}: {kind}", "accuracy", other, 0, "", took)
     return rows
@@ -293,8 +303,8 @@ def cues() -> list[Row]:
         good = kind in ("modulated RNN", "retroactive RNN")
         rows.append(
             row("cues", f"{where}: {kind}", "accuracy", score, 0.9 if good else 0.6,
-                f"this recipe's bar; {MODULATED}: " + ("learns" if good else "fails (chance is 0.5)"), minutes,
-                "higher" if good else "lower")
+                f"this recipe's own bar; {MODULATED}, figure 1: " + ("learns" if good else "fails (chance is 0.5)"),
+                minutes, "higher" if good else "lower")
         )  # fmt: skip
     for kind in ("modulated RNN", "retroactive RNN"):
         gap, took = got[kind][0] - got["plastic RNN"][0], got[kind][1] + got["plastic RNN"][1]

@@ -87,7 +87,7 @@ class CueReward:
             )
 
     def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw n tasks: cues ``[n, trials, shown, bits]``, and whether each holds the target ``[n, trials]`` (int64)."""
+        """Draw n tasks: cues ``[n, trials, shown, bits]``, whether a trial holds the target ``[n, trials]`` (int64)."""
         cue = 2.0 * torch.randint(2, (n, self.cues, self.bits), generator=generator) - 1
         # number 0 is the target; the cues are alike, so nothing shows it
         others = 1 + torch.rand(n, self.trials, self.cues - 1, generator=generator).argsort(-1)[..., : self.shown]
