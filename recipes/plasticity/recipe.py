@@ -10,7 +10,7 @@ where it was: a finished run is a file in ``runs/plasticity``. All three are sma
   (cross-entropy; the published one learns from reward by actor-critic). The net itself sees rewards only. With pairs of
   20 bits the modulated net learned nothing in 500 steps of 64 tasks. Rate and first strengths were chosen on the
   retroactive net's training loss; all nets have them;
-- maze: 7 x 7 for 9 x 9, 60 steps for 200; by actor-critic, as published.
+- maze: 7 x 7 for 9 x 9, 60 steps for 200; by actor-critic, as published. Not measured yet: no row is on record.
 """
 
 from __future__ import annotations
