@@ -159,8 +159,9 @@ class ClassEpisodes:
         smallest = int(counts.argmin())
         if int(counts[smallest]) < needed:
             raise InputError(
-                f"Expected at least {what} examples in every class. Found {int(counts[smallest])} in class "
-                f"{self.classes.names[int(self.members[smallest])]!r}. Lower the shots or the queries, or drop that class."
+                f"Expected at least {what} examples in every class. Found {int(counts[smallest])} "
+                f"in class {self.classes.names[int(self.members[smallest])]!r}. "
+                "Lower the shots or the queries, or drop that class."
             )
 
     def sample(self, n: int, generator: torch.Generator) -> Episodes:
