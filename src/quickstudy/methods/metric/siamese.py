@@ -49,7 +49,7 @@ class Siamese(Method):
         self.units, self.alpha = nn.Linear(size, width), nn.Linear(width, 1)
         initialise(self.units, generator)
         with torch.no_grad():  # the further apart, the less the same
-            self.alpha.weight.fill_(-4 / width**0.5)
+            self.alpha.weight.fill_(-8 / width)
             self.alpha.bias.zero_()
 
     @classmethod
