@@ -215,6 +215,7 @@ class Model:
         if self.support is not None:
             tensors |= {"support/x": self.support.x, "support/y": self.support.y}
             tensors |= {} if self.support.weight is None else {"support/weight": self.support.weight}
+            tensors |= {} if self.support.unlabelled is None else {"support/unlabelled": self.support.unlabelled}
         if self.task is not None:
             tensors["task"] = self.task
         facts = {

@@ -45,7 +45,7 @@ class Backpropamine(Method):
     name: ClassVar[str] = "backpropamine"
     summary: ClassVar[str] = "a last layer that the examples write, as strongly as the net decides"
     reference: ClassVar[str] = "Miconi et al. 2019, arXiv:2002.10585"
-    order_free: ClassVar[bool] = False
+    order_free: bool = False
     label_equivariant: ClassVar[bool] = False
 
     def __init__(

@@ -45,7 +45,7 @@ class Hebbian(Method):
     name: ClassVar[str] = "hebbian"
     summary: ClassVar[str] = "a last layer whose weights the examples write, by a learned Hebbian rule"
     reference: ClassVar[str] = "Miconi et al. 2018, arXiv:1804.02464"
-    order_free: ClassVar[bool] = False
+    order_free: bool = False
     label_equivariant: ClassVar[bool] = False
 
     def __init__(
