@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -129,10 +130,11 @@ def fit(
     last = steps if until is None else min(until, steps)
     for step in range(start, last):
         episodes = train.sample(tasks, generator)
+        again = partial(method, episodes)
         if compiled is None:
-            total += descent.step(step, method(episodes), combine, episodes.task)
+            total += descent.step(step, method(episodes), combine, episodes.task, again)
         else:
-            total += descent.step(step, compiled(episodes), None, episodes.task)
+            total += descent.step(step, compiled(episodes), None, episodes.task, again)
         done = step + 1
         if done % every == 0 or done == last:
             history.step.append(done)
@@ -177,7 +179,8 @@ class _Best:
         self.step = 0
 
     def update(self, method: Method, score: float, step: int) -> None:
-        if self.score is None or score > self.score:
+        # a first score that is NaN would otherwise stay the best: nothing is greater than NaN
+        if self.score is None or self.score != self.score or score > self.score:
             self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
             self.score, self.step = score, step
 
