@@ -72,7 +72,7 @@ def descend(
     Returns:
         Each task's parameters, ``[T, *p]``.
     """
-    if _troubles.get() is not None:
+    if looking():
         find_trouble(loss, start, support, steps, rate)
     gradient = grad(loss)
 
@@ -215,7 +215,7 @@ def descend_adjoint(loss: TaskLoss, start: Params, support: Batch, steps: int, r
         InputError: the support depends on trained parameters.
     """
     no_history_of(support)
-    if _troubles.get() is not None:
+    if looking():
         find_trouble(loss, start, support, steps, rate)
     if steps == 0:
         return spread(start, support.n_tasks)
@@ -234,7 +234,7 @@ class _Adjoint(torch.autograd.Function):
         ctx: Any, loss: TaskLoss, support: Batch, steps: int, fixed: float | None, names: list[str], *given: Tensor
     ) -> tuple[Tensor, ...]:
         size = len(names)
-        rates = [fixed] * size if fixed is not None else given[size:]
+        rates: Sequence[Any] = [fixed] * size if fixed is not None else given[size:]
         phi, path = dict(zip(names, given[:size], strict=True)), list(given)
         for step in range(steps):
             if step:
@@ -292,6 +292,11 @@ def looking_for_trouble() -> Iterator[list[Trouble]]:
         yield found
     finally:
         _troubles.reset(token)
+
+
+def looking() -> bool:
+    """Whether somebody wants to know where an inner loop goes wrong, so that checks are worth their time."""
+    return _troubles.get() is not None
 
 
 def check_step(step: int, steps: int, losses: Tensor, phi: Params) -> None:
