@@ -70,7 +70,7 @@ def weights_of(method: IMAML) -> Tensor:
 def test_ridge_regression_has_the_closed_form(solver: str, padded: bool) -> None:
     weight = (torch.arange(ROWS) < ROWS - torch.arange(TASKS).unsqueeze(1)).double() if padded else None
     e, net = episodes(weight), linear()
-    steps = 150 if solver == "gradient" else 1
+    steps = 300 if solver == "gradient" else 1
     method = IMAML(RIDGE, net, proximal=0.7, solver=solver, inner_lr=0.1, steps=steps, cg_steps=FEATURES)  # type: ignore[arg-type]
     _, expected = closed_form(net.weight.detach(), e, 0.7)
     torch.testing.assert_close(meta_gradient(method, e), expected, rtol=1e-8, atol=1e-8)
@@ -80,7 +80,7 @@ def test_ridge_regression_has_the_closed_form(solver: str, padded: bool) -> None
 def test_the_jacobian_of_the_optimum(solver: str) -> None:
     """``d phi / d theta``, row by row from backward, is ``(I + H / lambda)^-1``; finite differences agree."""
     net, e = linear(), episodes()
-    steps = 150 if solver == "gradient" else 1
+    steps = 300 if solver == "gradient" else 1
     method = IMAML(RIDGE, net, proximal=0.7, solver=solver, inner_lr=0.1, steps=steps, cg_steps=FEATURES)  # type: ignore[arg-type]
     unit = torch.eye(FEATURES, dtype=torch.float64).expand(TASKS, FEATURES, FEATURES)
     prediction = method.adapt(e.support)(unit)
