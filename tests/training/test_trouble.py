@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from quickstudy.core import Batch, Episodes, RunError
-from quickstudy.methods import MAML
+from quickstudy.core import Batch, Episodes, Method, RunError
+from quickstudy.methods import IMAML, MAML, LSTMOptimizer
 from quickstudy.nets.basic import MLP
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
 from quickstudy.tasks.toy import Sinusoids
@@ -70,6 +70,13 @@ def test_an_inner_rate_that_diverges_names_the_inner_step(adjoint: bool) -> None
     # errors 1, 1e5, 1e10, 1e15, 1e20: the square of the last is beyond float32
     with pytest.raises(RunError, match=r"in task 1\..*in task 1: the support loss is inf after inner step 4 of 8"):
         fit(method, Family(), steps=3, tasks=2)
+
+
+@pytest.mark.parametrize("cls", [IMAML, LSTMOptimizer])
+def test_other_inner_loops_name_it_too(cls: type[Method]) -> None:
+    method = cls(Sinusoids().problem, MLP((1, 8, 1)), steps=1)  # type: ignore[call-arg, arg-type]
+    with pytest.raises(RunError, match="at step 1 in task 1.*in task 1: the support loss is nan before"):
+        fit(method, Spoiled(1), steps=3, tasks=2)
 
 
 def test_class_episodes_name_the_tasks_place() -> None:

@@ -52,7 +52,7 @@ class IMAML(Method):
         proximal: lambda, how strongly a task is held to theta.
         solver: ``"newton"`` (the paper's Hessian-free one: each step's direction by conjugate gradient, its length
             the best of ``LENGTHS``, so that no step makes eq. 3 worse) or ``"gradient"`` (gradient descent).
-        steps: inner steps in training; gradient descent needs more (the paper takes 16), each of a fifth of the time.
+        steps: inner steps in training; gradient descent needs more (the paper takes 16), each much cheaper.
         inner_lr: step size of gradient descent; it diverges where ``inner_lr * (curvature + proximal) > 2``.
         test_steps: inner steps at test; 0 stands for ``steps``.
         cg_steps: conjugate gradient steps, for the meta-gradient and for a direction of Newton's; 0 ignores the
