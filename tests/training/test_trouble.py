@@ -74,7 +74,7 @@ def test_an_inner_rate_that_diverges_names_the_inner_step(adjoint: bool) -> None
 
 @pytest.mark.parametrize("cls", [IMAML, LSTMOptimizer])
 def test_other_inner_loops_name_it_too(cls: type[Method]) -> None:
-    method = cls(Sinusoids().problem, MLP((1, 8, 1)), steps=1)  # type: ignore[call-arg, arg-type]
+    method = cls(Sinusoids().problem, MLP((1, 8, 1)), steps=1)  # type: ignore[call-arg]
     with pytest.raises(RunError, match="at step 1 in task 1.*in task 1: the support loss is nan before"):
         fit(method, Spoiled(1), steps=3, tasks=2)
 
