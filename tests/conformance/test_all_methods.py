@@ -21,6 +21,8 @@ SHORT: dict[str, dict[str, object]] = {
     "boosting": {"trees": 3},
     "fine-tune": {"steps": 3},
     "film": {"steps": 3},
+    "imaml": {"steps": 1, "cg_steps": 2},
+    "lstm-optimizer": {"steps": 2, "hidden": 4},
     "scratch": {"steps": 3},
 }
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.autograd.function import once_differentiable
+from torch.func import functional_call, grad, grad_and_value, vjp, vmap
 
-from quickstudy.core import Batch, Problem
+from quickstudy.core import Batch, InputError, Problem
 
 Params = dict[str, Tensor]
 TaskLoss = Callable[[Params, Tensor, Tensor, Tensor | None], Tensor]
@@ -68,6 +72,8 @@ def descend(
     Returns:
         Each task's parameters, ``[T, *p]``.
     """
+    if looking():
+        find_trouble(loss, start, support, steps, rate)
     gradient = grad(loss)
 
     def one(x: Tensor, y: Tensor, weight: Tensor | None) -> Params:
@@ -139,3 +145,190 @@ def settle(
                 m_hat, v_hat = m[i] / (1 - 0.9 ** (step + 1)), v[i] / (1 - 0.999 ** (step + 1))
                 phi[i].mul_(1 - rate * decay).sub_(rate * m_hat / (v_hat.sqrt() + 1e-8))
     return dict(zip(names, phi, strict=True))
+
+
+# --- the same steps backwards, without their graph --------------------------------------------------------------------
+
+
+def product_with_hessian(loss: TaskLoss, shared: bool = False) -> Callable[..., tuple[Params, Params]]:
+    """``(phi, v, x, y, weight or None) -> (H(phi) v, grad L(phi))``, all tasks at once.
+
+    Reverse over reverse: what plain back-propagation through a step does, and on small nets on CPU faster than forward
+    over reverse. Dropout would draw other masks than the step did: refused by ``vmap``.
+
+    Args:
+        loss: one task's loss.
+        shared: phi is one point for all tasks, ``[*p]`` (the first step: a plain batched pass).
+    """
+    gradient = grad(loss)
+
+    def one(phi: Params, v: Params, x: Tensor, y: Tensor, weight: Tensor | None) -> tuple[Params, Params]:
+        g, back, *_ = vjp(lambda at: gradient(at, x, y, weight), phi)
+        return back(v)[0], g
+
+    def every(phi: Params, v: Params, support: Batch) -> tuple[Params, Params]:
+        axes = (None if shared else 0, 0, 0, 0, None if support.weight is None else 0)
+        found: tuple[Params, Params] = vmap(one, in_dims=axes)(phi, v, support.x, support.y, support.weight)
+        return found
+
+    return every
+
+
+def each_gradient(loss: TaskLoss, phi: Params, support: Batch, shared: bool = False) -> tuple[Params, Tensor]:
+    """Each task's gradient ``[T, *p]`` and loss ``[T]``; ``shared`` as in :func:`product_with_hessian`."""
+    axes = (None if shared else 0, 0, 0, None if support.weight is None else 0)
+    found: tuple[Params, Tensor] = vmap(grad_and_value(loss), in_dims=axes)(phi, support.x, support.y, support.weight)
+    return found
+
+
+def no_history_of(support: Batch) -> None:
+    """Refuse inputs that something trained has made: the steps' own backward pass does not reach it."""
+    if support.x.requires_grad or support.y.requires_grad:
+        raise InputError(
+            "Expected support examples without history. Found some that depend on trained parameters, whose gradient "
+            "would be lost. Put what makes them into the net, or back-propagate through the steps (adjoint=False)."
+        )
+
+
+def descend_adjoint(loss: TaskLoss, start: Params, support: Batch, steps: int, rate: float | Params) -> Params:
+    r"""What :func:`descend` computes, with the same gradient in ``start`` and ``rate``, without the steps' graph.
+
+    Saved are only the weights :math:`\phi_0 \ldots \phi_S`; the backward pass takes each step's part again,
+
+    .. math::
+        \lambda_S = \nabla_\phi L^{test}(\phi_S), \qquad
+        \lambda_s = \lambda_{s+1} - H(\phi_s)\, (\alpha \lambda_{s+1}), \qquad
+        \frac{dL^{test}}{d\theta} = \lambda_0, \qquad
+        \frac{dL^{test}}{d\alpha} = -\sum_s \lambda_{s+1} \cdot \nabla L(\phi_s)
+
+    Args:
+        loss: one task's loss; it depends on nothing trained but its parameters, and draws nothing at random.
+        start: where all tasks begin, ``[*p]`` each.
+        support: the tasks' examples.
+        steps: how many steps.
+        rate: step size; or one for each parameter, broadcast against it.
+
+    Returns:
+        Each task's parameters, ``[T, *p]``. They can be differentiated once.
+
+    Raises:
+        InputError: the support depends on trained parameters.
+    """
+    no_history_of(support)
+    if looking():
+        find_trouble(loss, start, support, steps, rate)
+    if steps == 0:
+        return spread(start, support.n_tasks)
+    names = list(start)
+    rates = [] if isinstance(rate, float) else [rate[name] for name in names]
+    fixed = rate if isinstance(rate, float) else None
+    ends: tuple[Tensor, ...] = _Adjoint.apply(loss, support, steps, fixed, names, *start.values(), *rates)
+    return dict(zip(names, ends, strict=True))
+
+
+class _Adjoint(torch.autograd.Function):
+    """The steps of :func:`descend_adjoint` forwards and backwards."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: TaskLoss, support: Batch, steps: int, fixed: float | None, names: list[str], *given: Tensor
+    ) -> tuple[Tensor, ...]:
+        size = len(names)
+        rates: Sequence[Any] = [fixed] * size if fixed is not None else given[size:]
+        phi, path = dict(zip(names, given[:size], strict=True)), list(given)
+        for step in range(steps):
+            if step:
+                path.extend(phi.values())
+            g, _ = each_gradient(loss, phi, support, shared=step == 0)
+            phi = {name: phi[name] - r * g[name] for name, r in zip(names, rates, strict=True)}
+        ctx.save_for_backward(*path)
+        ctx.facts = loss, support, steps, fixed, names, len(given)
+        return tuple(phi.values())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *ends: Tensor) -> tuple[Tensor | None, ...]:
+        loss, support, steps, fixed, names, n_given = ctx.facts
+        size, saved = len(names), ctx.saved_tensors
+        each: Sequence[Any] = [fixed] * size if fixed is not None else saved[size:n_given]
+        rates = dict(zip(names, each, strict=True))
+        slopes = [] if fixed is not None else [torch.zeros_like(r) for r in rates.values()]
+        lam = dict(zip(names, ends, strict=True))
+        for step in reversed(range(steps)):
+            at = n_given + (step - 1) * size if step else 0
+            phi = dict(zip(names, saved[at : at + size], strict=True))
+            turned, g = product_with_hessian(loss, shared=step == 0)(
+                phi, {name: rates[name] * value for name, value in lam.items()}, support
+            )
+            for slope, name in zip(slopes, names, strict=False):
+                slope -= (lam[name] * g[name]).sum(0).sum_to_size(slope.shape)
+            lam = {name: value - turned[name] for name, value in lam.items()}
+        return None, None, None, None, None, *(value.sum(0) for value in lam.values()), *slopes
+
+
+# --- where an inner loop went wrong -----------------------------------------------------------------------------------
+
+
+class Trouble(NamedTuple):
+    """Where an inner loop first met a number that is not finite: the task's place in the step, and what it was."""
+
+    task: int | None
+    what: str
+
+
+_troubles: ContextVar[list[Trouble] | None] = ContextVar("troubles", default=None)
+
+
+@contextmanager
+def looking_for_trouble() -> Iterator[list[Trouble]]:
+    """While this lasts, inner loops check every step, which they are too fast to do otherwise.
+
+    Yields:
+        What was found; empty, or where it began.
+    """
+    found: list[Trouble] = []
+    token = _troubles.set(found)
+    try:
+        yield found
+    finally:
+        _troubles.reset(token)
+
+
+def looking() -> bool:
+    """Whether somebody wants to know where an inner loop goes wrong, so that checks are worth their time."""
+    return _troubles.get() is not None
+
+
+def check_step(step: int, steps: int, losses: Tensor, phi: Params) -> None:
+    """Note the first task whose loss or parameters are not finite; nothing unless somebody is looking for trouble.
+
+    Args:
+        step: which inner step is about to be taken, counted from 0.
+        steps: how many there are.
+        losses: of the support at ``phi``, ``[T]``.
+        phi: parameters before the step, ``[T, *p]``; before the first, ``[*p]`` will do.
+    """
+    found = _troubles.get()
+    if found is None or found:
+        return
+    bad = ~torch.isfinite(losses)
+    if step:
+        for p in phi.values():
+            bad = bad | ~torch.isfinite(p.flatten(1)).all(1)
+    elif not all(bool(torch.isfinite(p).all()) for p in phi.values()):
+        found.append(Trouble(None, "the trained parameters are not finite: the gradient of the step before overflowed"))
+        return
+    if bool(bad.any()):
+        task = int(bad.nonzero()[0])
+        when = "before the first inner step" if step == 0 else f"after inner step {step} of {steps}"
+        found.append(Trouble(task, f"the support loss is {float(losses[task])} {when}"))
+
+
+def find_trouble(loss: TaskLoss, start: Params, support: Batch, steps: int, rate: float | Params) -> None:
+    """Take the steps of :func:`descend` once more, one by one, and note where they first go wrong."""
+    with torch.no_grad():
+        phi = {name: value.detach() for name, value in start.items()}
+        for step in range(steps + 1):
+            g, losses = each_gradient(loss, phi, support, shared=step == 0)
+            check_step(step, steps, losses, phi)
+            phi = {n: phi[n] - (rate if isinstance(rate, float) else rate[n]) * g[n] for n in phi}

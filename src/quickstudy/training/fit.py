@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -158,10 +159,11 @@ def fit(
         episodes = train.sample(tasks, generator)
         if step == start or not episodes.support.y.is_cuda:  # elsewhere looking would hold up every step
             check_labels(method.problem, episodes)
+        again = partial(method, episodes)
         if compiled is None:
-            total += descent.step(step, method(episodes), combine, episodes.task)
+            total += descent.step(step, method(episodes), combine, episodes.task, again)
         else:
-            total += descent.step(step, compiled(episodes), None, episodes.task)
+            total += descent.step(step, compiled(episodes), None, episodes.task, again)
         done = step + 1
         if done % every == 0 or done == last:
             history.step.append(done)
@@ -206,7 +208,8 @@ class _Best:
         self.step = 0
 
     def update(self, method: Method, score: float, step: int) -> None:
-        if self.score is None or score > self.score:
+        # a first score that is NaN would otherwise stay the best: nothing is greater than NaN
+        if self.score is None or self.score != self.score or score > self.score:
             self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
             self.score, self.step = score, step
 
