@@ -1,5 +1,7 @@
 """Few-shot by learning what an optimiser starts from, or how it steps."""
 
+from quickstudy.methods.gradient.leo import LEO
 from quickstudy.methods.gradient.maml import MAML
+from quickstudy.methods.gradient.proto_maml import ProtoMAML
 
-__all__ = ["MAML"]
+__all__ = ["LEO", "MAML", "ProtoMAML"]
