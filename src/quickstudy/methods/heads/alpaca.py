@@ -76,17 +76,15 @@ class ALPaCA(Method):
         """A Gaussian likelihood is one of numbers."""
         return "" if problem.kind == "regression" else "predicts numbers; these tasks have classes"
 
-    def prior_precision(self) -> Tensor:
-        """Lambda_0. Shape: ``[f + 1, f + 1]``."""
-        root = self.prior_root.tril(-1) + self.prior_root.diagonal().exp().diag()
-        return root @ root.mT
-
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Update the prior to each task's posterior."""
-        phi, prior = self._features(support.x), self.prior_precision()
-        weighted = phi * support.weights.unsqueeze(-1)
-        root = torch.linalg.cholesky(weighted.mT @ phi + prior)  # of Lambda
-        mean = torch.cholesky_solve(weighted.mT @ support.y + prior @ self.prior_mean, root)
+        phi, prior = self._features(support.x), self.prior_root.tril(-1) + self.prior_root.diagonal().exp().diag()
+        # Lambda = L_0 (I + A A') L_0': what is factored has no eigenvalue below 1, however vague the prior
+        a = torch.linalg.solve_triangular(prior, phi.mT, upper=False) * support.weights.sqrt().unsqueeze(1)
+        one = torch.eye(len(prior), dtype=prior.dtype, device=prior.device)
+        root = prior @ torch.linalg.cholesky(one + a @ a.mT)  # of Lambda
+        evidence = (phi * support.weights.unsqueeze(-1)).mT @ support.y
+        mean = torch.cholesky_solve(evidence + prior @ (prior.mT @ self.prior_mean), root)
 
         def predict(x: Tensor) -> Distribution:
             phi = self._features(x)

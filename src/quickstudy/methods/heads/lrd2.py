@@ -104,8 +104,10 @@ def logistic(x: Tensor, y: Tensor, weight: Tensor, strength: Tensor, steps: int)
     Shape:
         ``x [T, n, f]``, ``y [T, N, n]``, ``weight [T, n]``; gives ``[T, N, f]``.
     """
+    # double precision: long features and a small lambda leave nothing of the identity in single
+    dtype, x, y = x.dtype, x.to(torch.float64), y.to(torch.float64)
     kernel = (x @ x.mT / strength).unsqueeze(1)  # [T, 1, n, n]
-    weight = weight.unsqueeze(1)
+    weight = weight.to(torch.float64).unsqueeze(1)
     one = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     f = torch.zeros_like(y)
     a = f
@@ -117,4 +119,4 @@ def logistic(x: Tensor, y: Tensor, weight: Tensor, strength: Tensor, steps: int)
         inner = root * (kernel @ b.unsqueeze(-1)).squeeze(-1)
         a = b - root * torch.linalg.solve(one + spread, inner)
         f = (kernel @ a.unsqueeze(-1)).squeeze(-1)
-    return a @ x / strength
+    return (a @ x / strength).to(dtype)

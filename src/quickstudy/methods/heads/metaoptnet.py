@@ -90,7 +90,7 @@ class MetaOptNet(Method):
 
 
 def crammer_singer(
-    kernel: Tensor, member: Tensor, weight: Tensor, c: float, *, steps: int = 30, barrier: float = 1e-9
+    kernel: Tensor, member: Tensor, weight: Tensor, c: float, *, steps: int = 25, barrier: float = 1e-9
 ) -> Tensor:
     r"""The dual of the multi-class SVM by a primal-dual interior point method, T tasks at once, differentiable.
 
@@ -130,14 +130,16 @@ def crammer_singer(
         # K may have any rank and scale: what rounding would leave of its zero eigenvalues must not be negative
         ridge = 1e-13 * k.detach().diagonal(dim1=1, dim2=2).amax(-1)[:, None, None, None]
         matrix = k.detach().unsqueeze(1) + torch.diag_embed((z / s).where(free, 1.0).mT) + ridge * one  # [T, N, n, n]
-        inverse = torch.linalg.inv(matrix).detach() * free.mT.unsqueeze(-1)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix.detach())[0]) * free.mT.unsqueeze(-1)
         down = -(k @ alpha - w * y + mu / s)
-        nu = torch.linalg.solve(inverse.sum(1), torch.einsum("tkij,tjk->ti", inverse, down).unsqueeze(-1))
+        # rows of alpha sum to 0 from the start; what rounding adds is taken back
+        total = torch.einsum("tkij,tjk->ti", inverse, down) + alpha.sum(-1)
+        nu = torch.linalg.solve(inverse.sum(1), total.unsqueeze(-1))
         d_alpha = torch.einsum("tkij,tjk->tik", inverse, down - nu)
         return d_alpha, (mu + z * d_alpha) / s - z
 
     with torch.no_grad():
-        alpha = (y - 1 / free.sum(-1, keepdim=True).clamp_min(1)).where(free, 0.0)
+        alpha = (y - 1 / free.sum(-1, keepdim=True).clamp_min(1).to(k.dtype)).where(free, 0.0)
         z = free.to(k.dtype)
         for _ in range(steps):
             gap = ((y - alpha) * z).where(free, 0.0).sum((1, 2)) / free.sum((1, 2)).clamp_min(1)
