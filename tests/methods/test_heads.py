@@ -1,11 +1,8 @@
 """Heads that are solved: against scikit-learn, exact posteriors and finite differences."""
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
@@ -174,14 +171,11 @@ def test_the_svm_is_scikit_learns(c: float) -> None:
     found = MetaOptNet(CLASSES, nn.Identity(), c=c, scale=1.0).double().adapt(support)(query)
     assert isinstance(found, Tensor)
     for t in range(T):
-        model = LinearSVC(multi_class="crammer_singer", C=c, fit_intercept=False, tol=1e-9, max_iter=100_000, random_state=0)
-        with warnings.catch_warnings():  # newer versions announce the argument's end
-            warnings.simplefilter("ignore", category=FutureWarning)
-            warnings.simplefilter("ignore", category=ConvergenceWarning)
-            model.fit(support.x[t].numpy(), support.y[t].numpy())
-        np.testing.assert_allclose(
-            found[t].detach(), model.decision_function(query[t].numpy()), rtol=1e-3, atol=1e-4
+        model = LinearSVC(
+            multi_class="crammer_singer", C=c, fit_intercept=False, tol=1e-8, max_iter=100_000, random_state=0
         )
+        model.fit(support.x[t].numpy(), support.y[t].numpy())
+        np.testing.assert_allclose(found[t].detach(), model.decision_function(query[t].numpy()), rtol=1e-3, atol=1e-4)
         assert (found[t].argmax(-1).numpy() == model.predict(query[t].numpy())).all()
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Problem
-from quickstudy.methods import LEO, Prototypical, ProtoMAML
+from quickstudy.methods import LEO, ProtoMAML, Prototypical
 from quickstudy.methods._embed import NEVER, embed
 from quickstudy.nets import encoder_for
 from quickstudy.testing import check_method
@@ -139,7 +139,8 @@ def test_leos_steps_lower_the_support_loss(which: str) -> None:
     e = episodes(CLASSES)
     losses = []
     for steps in (0, 1, 5, 20):
-        method = leo(**{"steps": 0, "tune_steps": 0, "inner_lr": 0.3, "tune_lr": 0.3, which: steps})
+        settings = {"steps": 0, "tune_steps": 0, which: steps}
+        method = leo(CLASSES, inner_lr=0.3, tune_lr=0.3, **settings)
         losses.append(method.problem.losses(adapted(method, e.support, e.support.x), e.support))
     for before, after in zip(losses, losses[1:], strict=False):
         assert bool((after < before).all())

@@ -51,6 +51,7 @@ class ALPaCA(Method):
     name: ClassVar[str] = "alpaca"
     summary: ClassVar[str] = "Bayesian linear regression with learned features and prior"
     reference: ClassVar[str] = "Harrison et al. 2018, arXiv:1807.08912"
+    lr: ClassVar[float] = 3e-3
 
     def __init__(
         self,
