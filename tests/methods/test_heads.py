@@ -172,7 +172,7 @@ def test_the_svm_is_scikit_learns(c: float) -> None:
     assert isinstance(found, Tensor)
     for t in range(T):
         model = LinearSVC(
-            multi_class="crammer_singer", C=c, fit_intercept=False, tol=1e-8, max_iter=100_000, random_state=0
+            multi_class="crammer_singer", C=c, fit_intercept=False, tol=1e-8, max_iter=50_000, random_state=0
         )
         model.fit(support.x[t].numpy(), support.y[t].numpy())
         np.testing.assert_allclose(found[t].detach(), model.decision_function(query[t].numpy()), rtol=1e-3, atol=1e-4)
@@ -225,6 +225,19 @@ def test_an_absent_class_takes_no_part_in_the_margins() -> None:
     assert isinstance(pair, Tensor)
     torch.testing.assert_close(three[..., :2], pair, rtol=1e-6, atol=1e-6)
     assert bool((three[..., 2] == NEVER).all())
+
+
+@pytest.mark.parametrize("cls", [R2D2, LRD2, MetaOptNet])
+def test_a_task_without_examples_harms_no_other(cls: type[R2D2 | LRD2 | MetaOptNet]) -> None:
+    support, query = classes()
+    weight = torch.ones(T, 12, dtype=torch.float64)
+    weight[1] = 0
+    method = cls(CLASSES, nn.Identity()).double()
+    whole, lacking = method.adapt(support)(query), method.adapt(Batch(support.x, support.y, weight))(query)
+    assert isinstance(whole, Tensor)
+    assert isinstance(lacking, Tensor)
+    assert bool((lacking[1] == NEVER).all())
+    torch.testing.assert_close(lacking[[0, 2]], whole[[0, 2]], rtol=1e-6, atol=1e-6)
 
 
 def test_a_price_of_zero_is_refused() -> None:

@@ -52,10 +52,10 @@ class LEO(Method):
     Reference:
         Rusu et al. 2019, Meta-Learning with Latent Embedding Optimization, arXiv:1807.05960; sizes, steps and beta,
         gamma, lambda_2 as in the released code. Departs in five ways: the features come from an encoder that is
-        trained along (there: from a wide residual net trained beforehand on all classes, and kept); codes and weights
-        are the means of their distributions in training too (there: draws), so that of the divergence from N(0, I)
-        the term in the mean is left; logits are divided by the root of the number of features (there: by the number);
-        relation net and encoder have biases; no dropout and no penalty on the size of weights.
+        trained along (there: from a wide residual net trained beforehand on the training classes, and kept); codes
+        and weights are the means of their distributions in training too (there: draws), so that of the divergence
+        from N(0, I) the term in the mean is left; logits are divided by the root of the number of features (there: by
+        the number); relation net and encoder have biases; no dropout and no penalty on the size of weights.
     """
 
     name: ClassVar[str] = "leo"

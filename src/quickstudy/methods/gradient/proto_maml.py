@@ -42,7 +42,7 @@ class ProtoMAML(Method):
         support.x ``[T, n, *x]``, query ``[T, m, *x]``, logits ``[T, m, N]``; a class without support is never chosen.
 
     Reference:
-        Triantafillou et al. 2020, Meta-Dataset, arXiv:1903.03096, section 3. Departs from its figures in the second
+        Triantafillou et al. 2020, Meta-Dataset, arXiv:1903.03096. Departs from its figures in the second
         derivatives, which are taken unless ``first_order``.
     """
 

@@ -38,10 +38,9 @@ class LRD2(Method):
         Solves N systems of n unknowns a task and step.
 
     Reference:
-        Bertinetto et al. 2019, Meta-learning with differentiable closed-form solvers, arXiv:1805.08136, whose figures
-        are for two classes; one against the rest is the released code's way with more. Departs in form: the step is
-        written without dividing by S, which vanishes for examples that are fitted well (Rasmussen, Williams 2006,
-        algorithm 3.1); the steps are the same.
+        Bertinetto et al. 2019, Meta-learning with differentiable closed-form solvers, arXiv:1805.08136; one
+        against the rest as in the released code. Departs in form: the step is written without dividing by S, which
+        vanishes for examples that are fitted well (Rasmussen, Williams 2006, algorithm 3.1); the steps are the same.
     """
 
     name: ClassVar[str] = "lr-d2"

@@ -46,7 +46,7 @@ class MetaOptNet(Method):
     Reference:
         Lee, Maji, Ravichandran, Soatto 2019, Meta-Learning with Differentiable Convex Optimization, arXiv:1904.03758;
         Crammer, Singer 2001, JMLR 2:265-292. C = 0.1 as released. The solver is one of our own, :func:`crammer_singer`
-        (there: the general one of OptNet, 3 iterations); gamma starts at 10 (there: 1, with a larger step size).
+        (there: OptNet's, for any quadratic programme); gamma starts at 10 (there: 1).
         The encoder, augmentation and label smoothing of the paper's figures are no part of the method here.
     """
 
@@ -123,6 +123,7 @@ def crammer_singer(
     y = member.to(torch.float64)
     free = ((y * w).sum(1, keepdim=True) > 0).expand_as(y)  # what a class without examples would get stays at 0
     one = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
+    empty = (~free).all(-1).all(-1)[:, None, None] * one  # a task without examples has no equations either
 
     def step(k: Tensor, alpha: Tensor, z: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
         """Newton's direction for alpha and Z; the matrix is a constant."""
@@ -134,7 +135,7 @@ def crammer_singer(
         down = -(k @ alpha - w * y + mu / s)
         # rows of alpha sum to 0 from the start; what rounding adds is taken back
         total = torch.einsum("tkij,tjk->ti", inverse, down) + alpha.sum(-1)
-        nu = torch.linalg.solve(inverse.sum(1), total.unsqueeze(-1))
+        nu = torch.linalg.solve(inverse.sum(1) + empty, total.unsqueeze(-1))
         d_alpha = torch.einsum("tkij,tjk->tik", inverse, down - nu)
         return d_alpha, (mu + z * d_alpha) / s - z
 
