@@ -52,7 +52,7 @@ def spread(params: Params, n_tasks: int) -> Params:
 
 def descend(
     loss: TaskLoss,
-    start: Params,
+    start: Params | Callable[[Tensor, Tensor, Tensor | None], Params],
     support: Batch,
     steps: int,
     rate: float | Params,
@@ -63,7 +63,7 @@ def descend(
 
     Args:
         loss: one task's loss.
-        start: where all tasks begin, ``[*p]`` each.
+        start: where all tasks begin, ``[*p]`` each; or a function that makes it of one task's x, y and weight.
         support: the tasks' examples.
         steps: how many steps.
         rate: step size; or one for each parameter, broadcast against it.
@@ -77,7 +77,7 @@ def descend(
     gradient = grad(loss)
 
     def one(x: Tensor, y: Tensor, weight: Tensor | None) -> Params:
-        phi = start
+        phi = start(x, y, weight) if callable(start) else start
         for _ in range(steps):
             g = gradient(phi, x, y, weight)
             if first_order:
