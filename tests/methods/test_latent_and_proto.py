@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core import Batch, Episodes, Problem
 from quickstudy.methods import LEO, ProtoMAML, Prototypical
 from quickstudy.methods._embed import NEVER, embed
+from quickstudy.methods._inner import looking_for_trouble
 from quickstudy.nets import encoder_for
 from quickstudy.testing import check_method
 
@@ -97,6 +98,20 @@ def test_support_loss_falls_with_the_steps() -> None:
         losses.append(method.problem.losses(adapted(method, support, support.x), support))
     for before, after in zip(losses, losses[1:], strict=False):
         assert bool((after < before).all())
+
+
+def test_where_steps_go_wrong_is_told() -> None:
+    """A step size that overflows: the task and the inner step are named, though each task has a start of its own."""
+    e = episodes(CLASSES)
+    method = ProtoMAML(CLASSES, inner_lr=1e200, steps=3).double()
+    with looking_for_trouble() as found:
+        method.losses(e)
+    assert found
+    assert found[0].task == 0
+    assert "inner step" in found[0].what
+    with looking_for_trouble() as found:
+        ProtoMAML(CLASSES, steps=3).double().losses(e)
+    assert not found
 
 
 # --- LEO --------------------------------------------------------------------------------------------------------------

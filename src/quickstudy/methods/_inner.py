@@ -324,11 +324,23 @@ def check_step(step: int, steps: int, losses: Tensor, phi: Params) -> None:
         found.append(Trouble(task, f"the support loss is {float(losses[task])} {when}"))
 
 
-def find_trouble(loss: TaskLoss, start: Params, support: Batch, steps: int, rate: float | Params) -> None:
+def find_trouble(
+    loss: TaskLoss,
+    start: Params | Callable[[Tensor, Tensor, Tensor | None], Params],
+    support: Batch,
+    steps: int,
+    rate: float | Params,
+) -> None:
     """Take the steps of :func:`descend` once more, one by one, and note where they first go wrong."""
     with torch.no_grad():
-        phi = {name: value.detach() for name, value in start.items()}
+        own = callable(start)  # each task begins at a point of its own
+        if callable(start):
+            weighted = None if support.weight is None else 0
+            begin = vmap(start, in_dims=(0, 0, weighted), randomness="different")
+            phi = begin(support.x, support.y, support.weight)
+        else:
+            phi = {name: value.detach() for name, value in start.items()}
         for step in range(steps + 1):
-            g, losses = each_gradient(loss, phi, support, shared=step == 0)
+            g, losses = each_gradient(loss, phi, support, shared=step == 0 and not own)
             check_step(step, steps, losses, phi)
             phi = {n: phi[n] - (rate if isinstance(rate, float) else rate[n]) * g[n] for n in phi}
