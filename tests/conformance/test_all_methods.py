@@ -21,7 +21,9 @@ SHORT: dict[str, dict[str, object]] = {
     "boosting": {"trees": 3},
     "fine-tune": {"steps": 3},
     "film": {"steps": 3},
+    "meta-networks": {"width": 8, "map_width": 4},
     "scratch": {"steps": 3},
+    "snail": {"length": 8, "filters": 8, "keys": (16, 16, 16), "values": (8, 8, 8)},
 }
 
 

@@ -103,7 +103,12 @@ class AttentiveCNP(Method):
         def predict(x: Tensor) -> Prediction:
             h = embed(self.features, x)
             near = attend(self.key(h).repeat_interleave(n_classes, 0), key, r, seen, self.heads)
-            logits = self.decoder(torch.cat([h.repeat_interleave(n_classes, 0), near], -1)).squeeze(-1).unflatten(0, (-1, n_classes)).mT
+            logits = (
+                self.decoder(torch.cat([h.repeat_interleave(n_classes, 0), near], -1))
+                .squeeze(-1)
+                .unflatten(0, (-1, n_classes))
+                .mT
+            )
             return mask_absent(self.problem, logits, support)
 
         return predict

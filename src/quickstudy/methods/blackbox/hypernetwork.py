@@ -85,9 +85,7 @@ class Hypernetwork(Method):
         if self.problem.kind == "regression":
             w = support.weights.unsqueeze(-1)
             r = (self.reader(torch.cat([h, support.y], -1)) * w).sum(1) / w.sum(1).clamp_min(1e-12)
-            written: Tensor = self.writer(r).unflatten(-1, (self.problem.n_outputs, self.size + 1))
-            return written
+            return torch.unflatten(self.writer(r), -1, (self.problem.n_outputs, self.size + 1))
         r, present = class_means(self.reader(h), support, self.problem.n_outputs)
         context = r.sum(1, keepdim=True) / present.sum(1).clamp_min(1).view(-1, 1, 1)
-        written = self.writer(torch.cat([r, context.expand_as(r)], -1))
-        return written
+        return self.writer(torch.cat([r, context.expand_as(r)], -1))
