@@ -13,6 +13,8 @@ from quickstudy.core import Batch, Episodes, InputError, Method, Problem
 from quickstudy.methods import CNP, LSTMMANN, SNAIL, AttentiveCNP, Hypernetwork, InContext, MetaNetworks
 from quickstudy.methods._embed import NEVER
 from quickstudy.methods.blackbox._reading import attend, known, real_first
+from quickstudy.methods.blackbox.snail import _Dense
+from quickstudy.methods.registry import build
 from quickstudy.training import fit
 
 CLASSES = Problem((4,), "classification", 3, shared_labels=False)
@@ -97,8 +99,8 @@ def test_real_examples_come_first_in_their_order() -> None:
 
 @pytest.mark.parametrize("cls", READERS)
 def test_an_encoder_of_ones_own_is_used(cls: type[Method]) -> None:
-    encoder = nn.Linear(4, 5).double()
-    method, support = cls(CLASSES, encoder.float()).double(), batch(CLASSES)
+    encoder = nn.Linear(4, 5)
+    method, support = build(cls, CLASSES, 0, encoder=encoder).double(), batch(CLASSES)
     before = predict(method, support, support.x)
     with torch.no_grad():
         encoder.weight.mul_(-2)
@@ -145,9 +147,10 @@ def test_attentive_cnp_with_blunt_keys_is_the_plain_mean() -> None:
 def test_attentive_cnp_with_sharp_keys_reads_the_nearest_example() -> None:
     """With keys x and a great sharpness, r at an example is that example's own, so that others are without effect."""
     method = AttentiveCNP(NUMBERS, heads=1).double()
-    method.key = nn.Linear(4, 64, bias=False).double()  # type: ignore[assignment]
+    key = nn.Linear(4, 64, bias=False).double()
     with torch.no_grad():
-        method.key.weight.copy_(torch.eye(64, 4) * 100)
+        key.weight.copy_(torch.eye(64, 4) * 100)
+    method.key = key  # type: ignore[assignment]
     support = batch(NUMBERS)
     support = replace(support, x=F.normalize(support.x, dim=-1))  # of one length: the nearest key is the largest score
     alone = Batch(support.x[:, :1], support.y[:, :1])
@@ -195,7 +198,7 @@ def test_who_shares_a_class_matters_to_the_tokens() -> None:
     method, support, x = InContext(CLASSES).double(), batch(CLASSES), batch(CLASSES, seed=1).x
     before = predict(method, support, x)
     with torch.no_grad():
-        next(iter(method.layers)).same.fill_(2.0)  # type: ignore[operator]
+        dict(method.named_parameters())["layers.0.same"].fill_(2.0)
     assert (predict(method, support, x) - before).abs().max() > 1e-6
 
 
@@ -213,9 +216,9 @@ class LinearTasks:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda p, g: InContext(p, width=32, generator=g),
+        lambda p, g: InContext(p, width=32, layers=1, generator=g),
         lambda p, g: Hypernetwork(p, generator=g),
-        lambda p, g: LSTMMANN(p, width=64, generator=g),
+        lambda p, g: LSTMMANN(p, width=64, slots=10, generator=g),
     ],
     ids=["in-context", "hypernetwork", "lstm-mann"],
 )
@@ -306,15 +309,15 @@ def test_snail_is_the_plain_sequence_model() -> None:
     dilations = []
     for i in range(5):
         z = torch.cat([read, F.pad(x[:, i : i + 1], (0, 3))], 1)
-        for block in method.blocks:
-            if hasattr(block, "dilation"):
+        for block in method._blocks():
+            if isinstance(block, _Dense):
                 dilations.append(block.dilation)
-                taps = torch.stack([block.before.weight, block.now.weight], -1)  # type: ignore[union-attr, list-item]
-                past = F.pad(z.mT, (block.dilation, 0))  # type: ignore[arg-type, list-item]
-                f, g = F.conv1d(past, taps, block.now.bias, dilation=block.dilation).mT.chunk(2, -1)  # type: ignore[union-attr, arg-type, call-overload]
+                taps = torch.stack([block.before.weight, block.now.weight], -1)
+                past = F.pad(z.mT, (block.dilation, 0))
+                f, g = F.conv1d(past, taps, block.now.bias, dilation=block.dilation).mT.chunk(2, -1)
                 z = torch.cat([z, f.tanh() * g.sigmoid()], -1)
             else:
-                q, k, v = block.query(z), block.key(z), block.value(z)  # type: ignore[operator]
+                q, k, v = block.query(z), block.key(z), block.value(z)
                 z = torch.cat([z, F.scaled_dot_product_attention(q, k, v, is_causal=True)], -1)
         torch.testing.assert_close(predict(method, support, x)[:, i], method.answer(z[:, -1]).detach())
     assert dilations[:6] == [1, 2, 4, 1, 2, 4]

@@ -81,7 +81,7 @@ class SNAIL(Method):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.features, size = features_for(problem, encoder, generator)
         size += label_size(problem)
-        blocks: list[nn.Module] = []
+        blocks: list[_Dense | _Attention] = []
         for i, (key, value) in enumerate(zip(keys, values, strict=True)):
             blocks.append(_Attention(size, key, value, generator))
             size += value
@@ -97,14 +97,14 @@ class SNAIL(Method):
         sequence, length = real_first(support)
         z = torch.cat([embed(self.features, sequence.x), labels_of(self.problem, sequence)], -1)
         held = []
-        for block in self.blocks:
+        for block in self._blocks():
             held.append(z)
             z = block.read(z)
         blank = z.new_zeros(label_size(self.problem))
 
         def predict(x: Tensor) -> Tensor:
             q = torch.cat([embed(self.features, x), blank.expand(*x.shape[:2], -1)], -1)
-            for block, places in zip(self.blocks, held, strict=True):
+            for block, places in zip(self._blocks(), held, strict=True):
                 q = block.ask(q, places, length)
             return mask_absent(self.problem, self.answer(q), support)
 
@@ -113,6 +113,9 @@ class SNAIL(Method):
     def losses(self, episodes: Episodes) -> Tensor:
         """The query's loss; in classification over the examples whose class is in the support."""
         return super().losses(known(self.problem, episodes))
+
+    def _blocks(self) -> list[_Dense | _Attention]:
+        return [block for block in self.blocks if isinstance(block, _Dense | _Attention)]
 
 
 class _Dense(nn.Module):
