@@ -23,7 +23,9 @@ SHORT: dict[str, dict[str, object]] = {
     "film": {"steps": 3},
     "imaml": {"steps": 1, "cg_steps": 2},
     "lstm-optimizer": {"steps": 2, "hidden": 4},
+    "meta-networks": {"width": 8, "map_width": 4},
     "scratch": {"steps": 3},
+    "snail": {"length": 8, "filters": 8, "keys": (16, 16, 16), "values": (8, 8, 8)},
 }
 
 
