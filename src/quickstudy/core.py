@@ -285,6 +285,12 @@ class Method(nn.Module):
             its logits and does nothing else.
         exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
             on purpose (a first-order one). An instance may say otherwise than its class.
+        expressive: whether f can stand for any learning procedure, any function of (D_tr, x), if its nets are large.
+        consistent: whether ``adapt`` reaches the best that its model class allows on whatever task it is given, as K
+            grows and with as many steps as it likes: the learned procedure is one that learns, also far from the
+            training tasks. An instance may say otherwise than its class.
+        uncertain: whether predictions say how much the support leaves open: a distribution over the tasks that it
+            may have come from shows in a spread that is calibrated and shrinks as K grows.
         lr: the step size that training takes unless told otherwise.
         settings: settings of ``adapt`` that are chosen on validation data after training, with their values.
     """
@@ -300,6 +306,9 @@ class Method(nn.Module):
     order_free: bool = True
     label_equivariant: ClassVar[bool] = True
     exact_gradient: bool = True
+    expressive: ClassVar[bool] = False
+    consistent: bool = False
+    uncertain: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3
     settings: ClassVar[dict[str, tuple[float, ...]]] = {}
 

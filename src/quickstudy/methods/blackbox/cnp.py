@@ -43,6 +43,8 @@ class CNP(Method):
     name: ClassVar[str] = "cnp"
     summary: ClassVar[str] = "an encoder's mean over the examples conditions a decoder"
     standard: ClassVar[bool] = True
+    expressive: ClassVar[bool] = True
+    uncertain: ClassVar[bool] = True  # of numbers, a Normal that the support narrows
     reference: ClassVar[str] = "Garnelo et al. 2018, arXiv:1807.01613"
 
     def __init__(self, problem: Problem, *, width: int = 128, generator: torch.Generator | None = None) -> None:

@@ -46,6 +46,8 @@ class MAML(Method):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
+    expressive: ClassVar[bool] = True  # a deep net and one step: Finn, Levine 2018, arXiv:1710.11622
+    consistent = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
 
     def __init__(

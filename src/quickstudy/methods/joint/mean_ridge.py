@@ -45,6 +45,7 @@ class MeanRidge(Method):
     summary: ClassVar[str] = "ridge regression around a centre learned from all tasks"
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Denevi et al. 2018, NeurIPS; Evgeniou, Pontil 2004, KDD"
+    consistent = True  # the centre's pull is of one strength, the data's grows with K
     lr: ClassVar[float] = 3e-2
 
     def __init__(self, problem: Problem, *, strength: float = 3.0) -> None:

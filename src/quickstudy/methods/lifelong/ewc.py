@@ -70,6 +70,9 @@ class EWC(Method):
             "order_free",
             "label_equivariant",
             "exact_gradient",
+            "expressive",
+            "consistent",
+            "uncertain",
         ):
             setattr(self, name, getattr(inner, name))
         for name, value in trainable(inner).items():

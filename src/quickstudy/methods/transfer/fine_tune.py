@@ -49,6 +49,7 @@ class FineTune(Method):
     summary: ClassVar[str] = "pre-train on everything, go on training on the task"
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Chen et al. 2019, arXiv:1904.04232"
+    consistent = True
     settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50)}
 
     def __init__(
@@ -63,6 +64,7 @@ class FineTune(Method):
     ) -> None:
         super().__init__(problem)
         self.tune = tune or ("all" if problem.shared_labels else "head")
+        self.consistent = self.tune == "all"  # a head is bound by what the trunk kept
         self.steps, self.inner_lr = steps, inner_lr or (3e-4 if self.tune == "all" else 1e-2)
         self.net = net_for(problem, generator=generator, n_outputs=self.head_size(problem)) if net is None else net
 

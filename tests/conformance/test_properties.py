@@ -1,0 +1,256 @@
+"""Expressive, consistent, uncertain: what a method declares, it shows; what claims too much is caught."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+from tests.conformance.universal import OneStepProduct
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+
+from quickstudy.core import Batch, Explorer, InputError, Method, Predictor, Problem
+from quickstudy.methods import CNP, EWC, MAML, FineTune, NearestNeighbour, Prototypical
+from quickstudy.methods.registry import all_methods
+from quickstudy.nets import MLP
+from quickstudy.testing import ConformanceError, check_consistent, check_expressive, check_uncertain
+from quickstudy.testing.properties import FarLines, Products, Stretched, shortfall
+from quickstudy.training import task_scores
+
+ROOT = Path(__file__).parents[2]
+Factory = Callable[[Problem], Method]
+METHODS = {
+    name: cls for name, cls in all_methods().items() if not issubclass(cls, Explorer) and not issubclass(cls, EWC)
+}
+
+
+def named(prop: str) -> list[str]:
+    return [name for name, cls in METHODS.items() if getattr(cls, prop)]
+
+
+# as many steps as it takes: consistency is a statement about the limit
+Settings = dict[str, Callable[[Problem], dict[str, object]]]
+ENOUGH: Settings = {
+    "fine-tune": lambda problem: {"steps": 80, "inner_lr": 2e-2},
+    "maml": lambda problem: {"net": MLP((3, 32, problem.n_outputs)), "test_steps": 250, "inner_lr": 0.1},
+    "scratch": lambda problem: {"steps": 80, "inner_lr": 2e-2},
+}
+# narrow nets do for one simple rule
+NARROW: Settings = {"cnp": lambda problem: {"width": 64}}
+
+
+def with_settings(name: str, settings: Settings) -> type[Method]:
+    """The method with other defaults, and with its own refusals."""
+    cls = METHODS[name]
+
+    class Set(cls):  # type: ignore[misc, valid-type]
+        def __init__(self, problem: Problem) -> None:
+            super().__init__(problem, **(settings[name](problem) if name in settings else {}))
+
+    return Set
+
+
+# --- what is declared holds -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", named("consistent"))
+def test_consistent_methods_reach_the_single_task_optimum(name: str) -> None:
+    check_consistent(with_settings(name, ENOUGH))
+
+
+@pytest.mark.parametrize("name", named("uncertain"))
+def test_uncertain_methods_know_what_is_left_open(name: str) -> None:
+    check_uncertain(with_settings(name, NARROW), steps=300, lr=3e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in named("expressive") if name != "maml"])
+def test_expressive_methods_learn_a_rule_that_is_no_fit(name: str) -> None:
+    check_expressive(with_settings(name, NARROW))
+
+
+def test_one_gradient_step_of_a_deep_net_stands_for_a_rule_that_is_no_fit() -> None:
+    """MAML's universality, by construction: nothing is trained."""
+    check_expressive(lambda problem: MAML(problem, OneStepProduct(), inner_lr=1.0), steps=0, reach=0.999)
+
+
+def test_gradient_descent_on_a_linear_model_cannot_stand_for_it() -> None:
+    """Depth is needed: on fixed features the adapted prediction is affine in the labels, after any number of steps."""
+    features = torch.nn.Sequential(*MLP((1, 64, 64), torch.Generator().manual_seed(0)), nn.ReLU()).requires_grad_(False)
+    for steps in (1, 5):
+        net = nn.Sequential(features, MLP((64, 1), torch.Generator().manual_seed(1)))
+        method = MAML(Products.problem, net, inner_lr=0.01, steps=steps).double()
+        x = torch.tensor([[[-1.0], [1.0]]], dtype=torch.float64)
+        q = torch.linspace(-1, 1, 7, dtype=torch.float64).view(1, 7, 1)
+
+        def at(a: float, b: float, method: Method = method, x: Tensor = x, q: Tensor = q) -> Tensor:
+            with torch.no_grad():
+                y = torch.tensor([[[a], [b]]], dtype=torch.float64)
+                value: Tensor = method.adapt(Batch(x, y))(q)  # type: ignore[assignment]
+            return value
+
+        # of 3 x y_1 y_2 this mixed difference is 12 x
+        assert (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1)).abs().max() < 1e-12
+        # so the best that such a model can do is to explain nothing
+        with pytest.raises(ConformanceError, match="Products"):
+            check_expressive(partial(MAML, net=net.float(), inner_lr=0.01), steps=20)
+
+
+def test_an_adapted_deep_net_is_not_affine_in_the_labels() -> None:
+    """The same mixed difference, of the net built by hand, is that of the product."""
+    method = MAML(Products.problem, OneStepProduct(), inner_lr=1.0)
+    episodes = Products().sample(50, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = method.adapt(episodes.support)(episodes.query.x)
+    assert isinstance(found, Tensor)
+    assert (found - episodes.query.y).abs().max() < 5e-3  # 64 pieces for each square
+    rougher = MAML(Products.problem, OneStepProduct(pieces=8), inner_lr=1.0)
+    with torch.no_grad():
+        rough = rougher.adapt(episodes.support)(episodes.query.x)
+    assert isinstance(rough, Tensor)
+    assert (rough - episodes.query.y).abs().max() > 2e-2  # the error is that of the squares, nothing else
+
+
+# --- what does not hold is caught -------------------------------------------------------------------------------------
+
+
+class FirstFive(Method):
+    """Ridge on the first five examples: learns, and stops learning."""
+
+    consistent = True
+
+    def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
+        inner = METHODS["mean-ridge"](self.problem)
+        return inner.adapt(Batch(support.x[:, :5], support.y[:, :5], support.weights[:, :5]))
+
+
+class Wrapped(Method):
+    """A CNP whose spread is made another one."""
+
+    uncertain: ClassVar[bool] = True
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.inner = CNP(problem, width=64)
+
+    def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
+        predict = self.inner.adapt(support)
+
+        def other(x: Tensor) -> Distribution | Tensor:
+            prediction = predict(x)
+            assert isinstance(prediction, Normal)
+            return self.other(prediction)
+
+        return other
+
+    def other(self, prediction: Normal) -> Distribution | Tensor:
+        raise NotImplementedError
+
+
+class Sure(Wrapped):
+    """Right on average over K, and the same whatever the support says."""
+
+    def other(self, prediction: Normal) -> Distribution:
+        return Normal(prediction.mean, torch.full_like(prediction.mean, 1.0))
+
+
+class TooSure(Wrapped):
+    def other(self, prediction: Normal) -> Distribution:
+        return Normal(prediction.mean, prediction.stddev.detach() / 3)
+
+
+class OnlyNumbers(Wrapped):
+    def other(self, prediction: Normal) -> Tensor:
+        return prediction.mean
+
+
+@pytest.mark.parametrize(
+    "liar",
+    [FirstFive, CNP, Prototypical, NearestNeighbour, METHODS["pooled"], lambda problem: FineTune(problem, steps=2)],
+    ids=["first five", "cnp", "prototypical", "nearest neighbour", "pooled", "too few steps"],
+)
+def test_methods_that_do_not_reach_the_optimum_are_caught(liar: Factory) -> None:
+    with pytest.raises(ConformanceError, match="single-task optimum"):
+        check_consistent(liar)
+
+
+def test_the_optimum_is_what_it_is_said_to_be() -> None:
+    """Against a linear discriminant with the true direction, on many examples."""
+    episodes = Stretched(4, queries=20_000).sample(4, torch.Generator().manual_seed(0))
+    x, y = episodes.query.x.double(), 2 * episodes.query.y.double() - 1
+    # least squares on +-1 has the discriminant's direction (Fisher 1936)
+    w = torch.linalg.lstsq(x, y.unsqueeze(-1)).solution
+    accuracy = ((x @ w).squeeze(-1) * y > 0).double().mean(1)
+    assert (accuracy - Stretched(4).optimum(episodes.query)).abs().max() < 0.01
+
+
+def test_a_catastrophic_start_is_not_left() -> None:
+    """Gradient descent is consistent from where gradients reach: a net whose units are all off stays as it is."""
+    net = MLP((3, 32, 32, 1), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        net[0].bias.fill_(-100.0)  # type: ignore[operator]
+    dead = MAML(FarLines(1).problem, net, test_steps=100)
+    alive = MAML(FarLines(1).problem, MLP((3, 32, 32, 1), torch.Generator().manual_seed(0)), test_steps=100)
+    episodes = FarLines(256).sample(4, torch.Generator().manual_seed(0))
+    assert float(task_scores(alive, episodes).mean()) > 0.8
+    assert float(task_scores(dead, episodes).mean()) < 0.4  # it finds each task's mean, and no more
+    with torch.no_grad():
+        value = dead.adapt(episodes.support)(episodes.query.x)
+    assert isinstance(value, Tensor)
+    assert float(value.std(1).max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("liar", "message"), [(Sure, "variance says"), (TooSure, "variance says"), (OnlyNumbers, "a Distribution")]
+)
+def test_methods_that_do_not_know_how_sure_they_are_are_caught(liar: Factory, message: str) -> None:
+    with pytest.raises(ConformanceError, match=message):
+        check_uncertain(liar, steps=150, lr=3e-3)
+
+
+def test_a_spread_that_does_not_fall_is_caught() -> None:
+    """One that is true at each K to within the tolerance, and the same at all of them."""
+    with pytest.raises(ConformanceError, match="falls as K grows"):
+        check_uncertain(Sure, steps=5, tolerance=1e9)
+
+
+@pytest.mark.parametrize("liar", [Prototypical, METHODS["mean-ridge"], NearestNeighbour])
+def test_methods_that_only_fit_the_support_are_caught(liar: Factory) -> None:
+    with pytest.raises(ConformanceError, match="no fit of the support"):
+        check_expressive(liar, steps=50)
+
+
+def test_what_serves_none_of_the_tasks_cannot_be_checked() -> None:
+    class Images(Method):
+        @classmethod
+        def refuses(cls, problem: Problem) -> str:
+            return "images only"
+
+    with pytest.raises(InputError, match="nothing to check"):
+        check_consistent(Images)
+
+
+def test_fewer_examples_are_further_from_the_optimum() -> None:
+    gaps = shortfall(METHODS["mean-ridge"])
+    assert set(gaps) == {"regression", "classification"}
+    assert gaps["regression"] == sorted(gaps["regression"], reverse=True)
+
+
+def test_a_wrapper_declares_what_its_method_does() -> None:
+    problem = FarLines(1).problem
+    wrapped = EWC(FineTune(problem, tune="head"))
+    assert not wrapped.consistent
+    assert EWC(FineTune(problem)).consistent
+    assert EWC(CNP(problem)).uncertain
+
+
+def test_the_documented_table_is_what_methods_declare() -> None:
+    rows = [line for line in (ROOT / "docs" / "properties.md").read_text().splitlines() if line.startswith("| `")]
+    assert rows
+    for row in rows:
+        names, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+        for name in re.findall(r"`([^`]+)`", names):
+            declared = [getattr(METHODS[name], what) for what in ("expressive", "consistent", "uncertain")]
+            assert declared == [bool(cell) for cell in cells], name
