@@ -21,6 +21,8 @@ SHORT: dict[str, dict[str, object]] = {
     "boosting": {"trees": 3},
     "fine-tune": {"steps": 3},
     "film": {"steps": 3},
+    "mamlpp": {"steps": 2},
+    "reptile": {"steps": 2, "test_steps": 2},
     "scratch": {"steps": 3},
 }
 
