@@ -208,12 +208,12 @@ def test_context_is_the_same_as_more_inputs() -> None:
     (film,) = [p for name, p in method.named_parameters() if "film" in name]
     predicted = method.adapt(episodes.support)(episodes.query.x)
     assert isinstance(predicted, Tensor)
-    wide = torch.cat([net[0].weight, film], 1).detach()  # type: ignore[index, list-item]
+    wide = torch.cat([net[0].weight, film], 1).detach()  # type: ignore[index]
     for t in range(3):
 
         def call(x: Tensor, z: Tensor) -> Tensor:
-            h = torch.cat([x, z.expand(len(x), 3)], 1) @ wide.T + net[0].bias  # type: ignore[index, operator]
-            out: Tensor = net[2](torch.tanh(h))  # type: ignore[index, operator]
+            h = torch.cat([x, z.expand(len(x), 3)], 1) @ wide.T + net[0].bias  # type: ignore[index]
+            out: Tensor = net[2](torch.tanh(h))  # type: ignore[index]
             return out
 
         z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
@@ -233,8 +233,8 @@ def test_context_needs_a_layer_to_enter() -> None:
 # --- MAML++ -----------------------------------------------------------------------------------------------------------
 
 
-def plus_plus(net: nn.Module, steps: int = 2, **settings: int) -> MAMLPlusPlus:
-    method = MAMLPlusPlus(REGRESSION, net, inner_lr=RATE, steps=steps, **settings).double()
+def plus_plus(net: nn.Module, *, anneal: int, steps: int = 2, first_order: int = 0) -> MAMLPlusPlus:
+    method = MAMLPlusPlus(REGRESSION, net, inner_lr=RATE, steps=steps, anneal=anneal, first_order=first_order).double()
     with torch.no_grad():
         method.alpha.fill_(RATE)
     return method
@@ -324,7 +324,7 @@ def test_normalisation_of_a_user_has_the_gradient_of_a_loop_over_tasks(norm: str
     state = {name: value.clone() for name, value in net.state_dict().items()}
     found = gradient(MAML(IMAGES, net, inner_lr=RATE), episodes, net)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())  # statistics included
-    theta = dict(net.named_parameters())
+    theta: dict[str, Tensor] = dict(net.named_parameters())
     total = torch.zeros(())
     for t in range(3):
         loss = IMAGES.loss(functional_call(net, theta, (episodes.support.x[t],)), episodes.support.y[t])
@@ -339,11 +339,8 @@ def test_normalisation_of_a_user_has_the_gradient_of_a_loop_over_tasks(norm: str
 def test_any_net_works_unchanged(kind: Callable[..., Method]) -> None:
     """Batch normalisation with running statistics, dropout and a frozen part, in every method."""
     torch.manual_seed(0)  # dropout knows no other generator
-    net = generic(
-        nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2)
-        )
-    )  # fmt: skip
+    start = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Flatten())
+    net = generic(nn.Sequential(*start, nn.Linear(64, 8), nn.Linear(8, 2)))
     frozen = net[5]  # type: ignore[index]
     frozen.requires_grad_(False)
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -92,11 +92,11 @@ class _Norm(nn.Module):
         self.eps = old.eps
         self.dims = len(old.normalized_shape) if isinstance(old, nn.LayerNorm) else 0
         self.over: Literal["batch", "example", "none"] = "batch" if isinstance(old, AnyBatchNorm) else "example"
-        if not isinstance(old, nn.LayerNorm) and old.running_mean is not None:
-            if old.weight is not None and not old.weight.requires_grad:
-                self.over = "none"
-                self.register_buffer("running_mean", old.running_mean)
-                self.register_buffer("running_var", old.running_var)
+        frozen = old.weight is not None and not old.weight.requires_grad
+        if frozen and not isinstance(old, nn.LayerNorm) and old.running_mean is not None:
+            self.over = "none"
+            self.register_buffer("running_mean", old.running_mean)
+            self.register_buffer("running_var", old.running_var)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: as the input."""
@@ -109,9 +109,10 @@ class _Norm(nn.Module):
             axes = (*((0,) if self.over == "batch" else ()), *range(first, x.ndim))
             centred = x - x.mean(axes, keepdim=True)
             scale = (centred.square().mean(axes, keepdim=True) + self.eps).rsqrt()
-        y = centred * scale
-        y = y if self.weight is None else y * self.weight.view(room)
-        return y if self.bias is None else y + self.bias.view(room)
+        y: Tensor = centred * scale
+        weight, bias = self._parameters["weight"], self._parameters["bias"]  # None where the layer learns neither
+        y = y if weight is None else y * weight.view(room)
+        return y if bias is None else y + bias.view(room)
 
 
 def uses_batch_statistics(net: nn.Module) -> bool:
