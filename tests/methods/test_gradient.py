@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Problem
 from quickstudy.methods import ANIL, CAVIA, FOMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile
@@ -324,14 +325,41 @@ def test_normalisation_of_a_user_has_the_gradient_of_a_loop_over_tasks(norm: str
     state = {name: value.clone() for name, value in net.state_dict().items()}
     found = gradient(MAML(IMAGES, net, inner_lr=RATE), episodes, net)
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())  # statistics included
+    same(found, looped(net, IMAGES, episodes))
+
+
+def looped(net: nn.Module, problem: Problem, episodes: Episodes) -> Tensor:
+    """MAML's meta-gradient for one step, task by task in plain autograd."""
     theta: dict[str, Tensor] = dict(net.named_parameters())
     total = torch.zeros(())
-    for t in range(3):
-        loss = IMAGES.loss(functional_call(net, theta, (episodes.support.x[t],)), episodes.support.y[t])
+    for t in range(episodes.n_tasks):
+        loss = problem.loss(functional_call(net, theta, (episodes.support.x[t],)), episodes.support.y[t])
         g = torch.autograd.grad(loss, list(theta.values()), create_graph=True)
         phi = {name: p - RATE * d for (name, p), d in zip(theta.items(), g, strict=True)}
-        total = total + IMAGES.loss(functional_call(net, phi, (episodes.query.x[t],)), episodes.query.y[t])
-    same(found, torch.cat([g.flatten() for g in torch.autograd.grad(total, list(theta.values()))]))
+        total = total + problem.loss(functional_call(net, phi, (episodes.query.x[t],)), episodes.query.y[t])
+    return torch.cat([g.flatten() for g in torch.autograd.grad(total, list(theta.values()))])
+
+
+class Attentive(nn.Module):
+    """A transformer's layer and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x).flatten(1))
+        return out
+
+
+def test_attention_of_a_user_has_the_gradient_of_a_loop_over_tasks() -> None:
+    g, net, problem = generator(4), generic(Attentive()), Problem((3, 4), "regression", 1)
+    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    support, query = (Batch(normal(2, 5, 3, 4), normal(2, 5, 1)) for _ in range(2))
+    found = gradient(MAML(problem, net, inner_lr=RATE), Episodes(support, query))
+    with sdpa_kernel(SDPBackend.MATH):
+        same(found, looped(net, problem, Episodes(support, query)))
 
 
 @pytest.mark.uses_global_rng
@@ -438,12 +466,13 @@ class Recurrent(nn.Module):
     ("net", "why"),
     [
         (Recurrent, "LSTM at 'memory'"),
+        (lambda: nn.Sequential(nn.GRUCell(2, 1)), "GRUCell at '0'"),
         (Counting, "changes the buffer 'calls'"),
         (Averaging, "state that forward writes to"),
         (lambda: nn.Sequential(OwnNorm(2), nn.Linear(2, 1)), "Found another in OwnNorm at '0'"),
         (lambda: nn.LazyLinear(1), "Call the net on data once"),
     ],
-    ids=["lstm", "counts", "averages", "own norm", "lazy"],
+    ids=["lstm", "cell", "counts", "averages", "own norm", "lazy"],
 )
 def test_a_net_that_cannot_work_says_why(kind: Callable[..., Method], net: Callable[[], nn.Module], why: str) -> None:
     with pytest.raises(InputError, match=f"Expected .*{why}"):

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm as AnyInstanceNorm
 from torch.nn.parameter import is_lazy
@@ -47,6 +48,7 @@ def for_tasks(net: nn.Module) -> nn.Module:
       running statistics; frozen ones (``requires_grad`` False) with running statistics keep to these. LayerNorm is
       written out. In all three PyTorch's fused kernels either write in place or have wrong second derivatives under
       ``vmap`` (torch 2.13). What calls ``F.layer_norm`` and the like by itself goes unnoticed.
+    - Attention runs in elementary operations (:func:`run`): the fused kernels have no second derivative.
     - Dropout draws another mask for each task, in training mode, from torch's global generator: it has no other.
     - Any other state that ``forward`` writes is refused when it is written (:func:`run`).
 
@@ -56,10 +58,10 @@ def for_tasks(net: nn.Module) -> nn.Module:
     fused = AnyBatchNorm | AnyInstanceNorm | nn.LayerNorm
     for name, part in net.named_modules():
         what = f"{type(part).__name__} at {name!r}" if name else type(part).__name__
-        if isinstance(part, nn.RNNBase):
+        if isinstance(part, nn.RNNBase | nn.RNNCellBase):
             raise InputError(
-                f"Expected a net that runs for all tasks at once (torch.func.vmap). Found {what}, whose fused kernel "
-                "PyTorch cannot batch over tasks. Use its cell in a loop (nn.LSTMCell), a convolution or attention."
+                f"Expected a net that runs for all tasks at once (torch.func.vmap). Found {what}, whose kernel PyTorch "
+                "cannot batch over tasks. Write the recurrence with nn.Linear, or use convolution or attention."
             )
         if any(is_lazy(value) for value in part.parameters(recurse=False)):
             raise InputError(f"Expected a net whose parameters exist. Found {what} unused. Call the net on data once.")
@@ -133,7 +135,8 @@ def run(module: nn.Module, params: Params, x: Tensor) -> Tensor:
     """
     before = [(value, value._version) for value in module.buffers()]
     try:
-        prediction: Tensor = functional_call(module, params, (x,))
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            prediction: Tensor = functional_call(module, params, (x,))
     except RuntimeError as error:
         if not any(word in str(error) for word in ("vmap", "atching rule", "captured Tensor")):
             raise
