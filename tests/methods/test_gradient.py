@@ -284,17 +284,21 @@ def test_mamlpp_can_begin_with_first_order_gradients() -> None:
 
 
 def test_mamlpp_normalises_by_scales_of_the_step() -> None:
-    """What belongs to the end changes the query's normalisation alone; what belongs to the start the support's."""
+    """What belongs to a step moves what comes after it: the first all, the last the query's normalisation alone."""
     net = generic(nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)))
-    episodes, method = regressions(), plus_plus(net, steps=1, anneal=0)
+    episodes, method = regressions(), plus_plus(net, steps=2, anneal=0)
     assert method.norms == ["1.weight", "1.bias"]
-    base = method.losses(episodes).detach()
-    adapted = method._path(episodes.support, 1)[-1]["3.weight"]
-    for step, moves in ((0, True), (1, False)):
+
+    def path() -> list[Tensor]:
+        return [phi["3.weight"].detach() for phi in method._path(episodes.support, 2)]
+
+    base, losses = path(), method.losses(episodes).detach()
+    for step in range(3):
         with torch.no_grad():
             method.shifts[0][step] += 0.5
-        assert torch.equal(method._path(episodes.support, 1)[-1]["3.weight"], adapted) != moves
-        assert (method.losses(episodes) - base).abs().min() > 1e-6
+        moved = [not torch.equal(now, before) for now, before in zip(path(), base, strict=True)]
+        assert moved == [after > step for after in range(3)]
+        assert (method.losses(episodes) - losses).abs().min() > 1e-6
         with torch.no_grad():
             method.shifts[0][step] -= 0.5
 
