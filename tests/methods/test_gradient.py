@@ -488,3 +488,8 @@ def test_a_net_that_cannot_work_says_why(kind: Callable[..., Method], net: Calla
 def test_other_errors_of_a_net_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         MAML(REGRESSION, nn.Linear(3, 1).double()).losses(regressions())
+
+
+def test_a_whole_number_is_a_step_size() -> None:
+    net, episodes = tanh_net(), regressions()
+    same(MAML(REGRESSION, net, inner_lr=1).losses(episodes), MAML(REGRESSION, net, inner_lr=1.0).losses(episodes))

@@ -207,7 +207,7 @@ def descend(
             g = gradient(phi, x, y, weight)
             if first_order:
                 g = {name: value.detach() for name, value in g.items()}
-            if isinstance(rate, float):
+            if not isinstance(rate, dict):
                 phi = {name: torch.sub(value, g[name], alpha=rate) for name, value in phi.items()}
             else:
                 phi = {name: value - rate[name] * g[name] for name, value in phi.items()}
@@ -246,7 +246,7 @@ def take_step(
     g = vmap(grad(loss), in_dims=axes, randomness="different")(phi, support.x, support.y, support.weight)
     if order is not None:
         g = {name: value.detach() + order * (value - value.detach()) for name, value in g.items()}
-    return {name: value - (rate if isinstance(rate, float) else rate[name]) * g[name] for name, value in phi.items()}
+    return {name: value - (rate[name] if isinstance(rate, dict) else rate) * g[name] for name, value in phi.items()}
 
 
 def straight_through(start: Params, fast: Params) -> Params:
