@@ -35,7 +35,8 @@ class CAVIA(Method):
             structure is copied, its parameters are the very ones given. Batch normalisation uses each task's own
             batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
         size: numbers in z.
-        inner_lr: alpha, on the mean loss.
+        inner_lr: alpha, on the mean loss; None stands for the paper's 1, and for 10 on class episodes, where the
+            default net's head starts at a tenth of its usual size and at 1 does not begin to learn (Omniglot).
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         generator: draws the first weights.
@@ -63,7 +64,7 @@ class CAVIA(Method):
         net: nn.Module | None = None,
         *,
         size: int | None = None,
-        inner_lr: float = 1.0,
+        inner_lr: float | None = None,
         steps: int = 1,
         test_steps: int = 0,
         generator: torch.Generator | None = None,
@@ -74,7 +75,9 @@ class CAVIA(Method):
         self.size = (100 if len(problem.x_shape) == 3 else 5) if size is None else size
         self.net = copy.deepcopy(net, {id(value): value for value in net.parameters()})
         self.places = [f"{name}.context" for name in _condition(self.net, self.size, generator)]
-        self.inner_lr, self.steps, self.test_steps = inner_lr, steps, test_steps
+        usual = 1.0 if problem.kind == "regression" or problem.shared_labels else 10.0
+        self.inner_lr = usual if inner_lr is None else inner_lr
+        self.steps, self.test_steps = steps, test_steps
         self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
