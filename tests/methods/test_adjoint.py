@@ -153,7 +153,7 @@ def test_it_can_be_compiled_with_the_whole_step() -> None:
 
     whole = CompiledLosses(method, torch.mean)
     state, data = [v.detach() for v in whole._state.values()], [
-        episodes.support.x, episodes.support.y, None, episodes.query.x, episodes.query.y, None, None, None,
+        episodes.support.x, episodes.support.y, None, None, episodes.query.x, episodes.query.y, None, None, None, None,
     ]  # fmt: skip
     record = make_fx(lambda *inputs: whole._step(*inputs), tracing_mode="fake")(state, data)
     for ours, theirs in zip(record(state, data), whole._step(state, data), strict=True):

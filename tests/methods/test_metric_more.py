@@ -135,7 +135,7 @@ def test_full_context_obeys_the_laws_and_sees_the_order(on: str) -> None:
 
     def claims(problem: Problem) -> Method:
         method = make(problem)
-        method.order_free = True  # type: ignore[misc]
+        method.order_free = True
         return method
 
     case = Case(on, claims, PROBLEMS[on], made_up(PROBLEMS[on], torch.Generator().manual_seed(3)))

@@ -17,15 +17,15 @@ from quickstudy.methods._inner import (
     check_step,
     each_gradient,
     looking,
+    net_to_adapt,
     no_history_of,
     predict_each,
     product_with_hessian,
     spread,
     task_loss,
     trainable,
+    uses_batch_statistics,
 )
-from quickstudy.nets import net_for
-from quickstudy.nets.basic import Norm
 
 Product = Callable[[Params], Params]
 LENGTHS = (1.0, 0.5, 0.2, 0.05, 0.01, 0.001, 0.0)  # of a Newton step; the best of them is taken, none if all are worse
@@ -100,12 +100,10 @@ class IMAML(Method):
             )
         if solver not in ("gradient", "newton"):
             raise InputError(f"Expected solver 'gradient' or 'newton'. Found {solver!r}.")
-        # tasks of a table are padded to one length, and batch statistics would count the padding
-        norm: Norm = "none" if problem.n_tasks else "batch"
-        self.net = net_for(problem, norm, generator) if net is None else net
+        self.net = net_to_adapt(problem, net, generator)
         self.proximal, self.solver, self.inner_lr, self.cg_steps = proximal, solver, inner_lr, cg_steps
         self.steps, self.test_steps = steps, test_steps
-        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.net.modules())
+        self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Solve each task's regularised problem, from theta."""

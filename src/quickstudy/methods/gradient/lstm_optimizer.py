@@ -14,13 +14,13 @@ from quickstudy.methods._inner import (
     check_step,
     each_gradient,
     looking,
+    net_to_adapt,
     predict_each,
     spread,
     task_loss,
     trainable,
+    uses_batch_statistics,
 )
-from quickstudy.nets import net_for
-from quickstudy.nets.basic import Norm
 
 P = 10.0  # gradients below exp(-P) in size count as small, Andrychowicz et al., appendix A
 
@@ -92,9 +92,7 @@ class LSTMOptimizer(Method):
         if not 0 < inner_lr < 1:
             raise InputError(f"Expected 0 < inner_lr < 1, as a gate can give it. Found {inner_lr}.")
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        # tasks of a table are padded to one length, and batch statistics would count the padding
-        norm: Norm = "none" if problem.n_tasks else "batch"
-        self.net = net_for(problem, norm, generator) if net is None else net
+        self.net = net_to_adapt(problem, net, generator)
         self.steps, self.test_steps, self.learn_start = steps, test_steps, learn_start
         self.memory = nn.Linear(4 + hidden, 4 * hidden)  # the plain LSTM's four gates in one map
         self.gates = nn.Linear(hidden + 1, 2)  # of h and theta: b_I and b_F with it
@@ -104,7 +102,7 @@ class LSTMOptimizer(Method):
                 weight.uniform_(-0.01, 0.01, generator=generator)
             self.memory.bias.zero_()
             self.gates.bias.copy_(torch.tensor([math.log(inner_lr / (1 - inner_lr)), 5.0]))
-        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.net.modules())
+        self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Let the cell step from the shared start, on each task's support."""

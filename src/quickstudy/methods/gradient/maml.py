@@ -8,9 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._inner import descend, descend_adjoint, predict_each, task_loss, trainable
-from quickstudy.nets import net_for
-from quickstudy.nets.basic import Norm
+from quickstudy.methods._inner import (
+    descend,
+    descend_adjoint,
+    net_to_adapt,
+    predict_each,
+    task_loss,
+    trainable,
+    uses_batch_statistics,
+)
 
 
 class MAML(Method):
@@ -22,7 +28,8 @@ class MAML(Method):
 
     Args:
         problem: what the tasks look like.
-        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs.
+        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
+            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
@@ -63,12 +70,10 @@ class MAML(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
-        # tasks of a table are padded to one length, and batch statistics would count the padding
-        norm: Norm = "none" if problem.n_tasks else "batch"
-        self.net = net_for(problem, norm, generator) if net is None else net
+        self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.adjoint, self.exact_gradient = adjoint, not first_order
-        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.net.modules())
+        self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Take gradient steps from the shared initialisation, on each task's support."""

@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, answerable, class_means
-from quickstudy.methods._inner import Params, descend, trainable
+from quickstudy.methods._inner import Params, descend, for_tasks, trainable, uses_batch_statistics
 from quickstudy.nets import encoder_for
 from quickstudy.nets.basic import Norm
 
@@ -65,10 +65,10 @@ class ProtoMAML(Method):
         super().__init__(problem)
         # tasks of a table are padded to one length, and batch statistics would count the padding
         norm: Norm = "none" if problem.n_tasks else "batch"
-        self.encoder = encoder_for(problem, norm, generator)[0] if encoder is None else encoder
+        self.encoder = encoder_for(problem, norm, generator)[0] if encoder is None else for_tasks(encoder)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.exact_gradient = not first_order
-        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.encoder.modules())
+        self.transductive = uses_batch_statistics(self.encoder)
 
     @classmethod
     def refuses(cls, problem: Problem) -> str:
