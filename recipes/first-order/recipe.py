@@ -3,10 +3,9 @@
     python recipes/first-order/recipe.py           # under 3 minutes on one core; writes figure.svg
 
 Most tasks are flat and around one point, a fifth of them is steep and around the opposite one
-(:class:`quickstudy.tasks.toy.UnlikeCurvature`). From rates of 1 / 6 on a step goes past the minimum of the steep tasks; the
-exact gradient of the adapted loss knows that, the first-order one points away from them. Both are trained alike, five
-seeds each, on a linear model, where the best start is known in closed form. With small steps the two are the same,
-which is why first-order MAML does well where steps are small beside the curvature.
+(:class:`quickstudy.tasks.toy.UnlikeCurvature`). From rates of 1 / 6 on a step goes past the minimum of the steep ones;
+the exact gradient of the adapted loss knows that, the first-order one points away from them. Both are trained alike,
+five seeds each, on a linear model, where the best start is known in closed form. With small steps the two are the same.
 """
 
 from __future__ import annotations
@@ -58,17 +57,18 @@ def main() -> None:
             means = found[rate, first].mean(1)
             name = "first-order" if first else "exact"
             best = FAMILY.loss(FAMILY.best_start(rate), rate)
-            print(f"rate {rate:g} {name:11s} {means.mean():9.4f} ({means.min():.3f} to {means.max():.3f}); best {best:.3f}",
-                  flush=True)  # fmt: skip
+            span = f"({means.min():.3f} to {means.max():.3f})"
+            print(f"rate {rate:g} {name:11s} {means.mean():9.4f} {span}; best {best:.3f}", flush=True)
     minutes = (time.perf_counter() - begin) / 60
     best = FAMILY.loss(FAMILY.best_start(CLAIM), CLAIM)
     rows = []
     for first, target, better in ((False, 1.1, "lower"), (True, 2.0, "higher")):
         ours = estimate(found[CLAIM, first] / best, np.ones(TEST), np.random.default_rng(0))
+        name, what = ("first-order", "is to fail") if first else ("exact", "is to succeed")
         rows.append(
-            Row("fomaml", f"tasks of unlike curvature, inner rate {CLAIM:g}: {'first-order' if first else 'exact'} MAML's "
-                "loss on the query, in units of the best start's", "ratio", ours.mean, ours.low, ours.high, TEST, SEEDS,
-                target, better, "computed: closed form; " + ("first order is to fail" if first else "exact is to succeed"),
+            Row("fomaml", f"tasks of unlike curvature, inner rate {CLAIM:g}: {name} MAML's loss on the query, in units "
+                "of the best start's", "ratio", ours.mean, ours.low, ours.high, TEST, SEEDS, target, better,
+                f"computed: closed form; {name} {what}",
                 "cpu", round(minutes, 1), "python recipes/first-order/recipe.py")
         )  # fmt: skip
     record(FOLDER, rows)

@@ -48,7 +48,7 @@ def main() -> None:
             descent.append(method.adapt(Batch(x, y))(eye))
         modes.append(map_estimate(x, y, theta, implied_precision(hessian, steps, RATE)))
         far = max(far, float((descent[-1] - modes[-1]).abs().max()))
-    print(f"largest distance between gradient descent and MAP, {len(x)} tasks x {len(STEPS)} numbers of steps: {far:.1e}")
+    print(f"gradient descent and MAP are at most {far:.1e} apart, {len(x)} tasks x {len(STEPS)} numbers of steps")
     draw(x[0], y[0], theta, torch.stack([d[0] for d in descent]), torch.stack([m[0] for m in modes]), hessian[0])
     minutes = (time.perf_counter() - begin) / 60
     record(FOLDER, [

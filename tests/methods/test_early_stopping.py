@@ -47,9 +47,7 @@ def test_the_posterior_mode_is_that_of_the_density() -> None:
     for _ in range(steps):
         phi = phi - rate * (2 / n) * x.mT @ (x @ phi - y)
     mode = phi.squeeze(-1).requires_grad_()
-    log_density = (
-        prior.log_prob(mode) + torch.distributions.Normal(x @ mode, s2**0.5).log_prob(y.squeeze(-1)).sum()
-    )
+    log_density = prior.log_prob(mode) + torch.distributions.Normal(x @ mode, s2**0.5).log_prob(y.squeeze(-1)).sum()
     (slope,) = torch.autograd.grad(log_density, mode)
     assert slope.abs().max() < 1e-10
 

@@ -17,9 +17,9 @@ FAMILY = UnlikeCurvature()
 def at(theta: float, rate: float, first_order: bool) -> MAML:
     net = MLP((FAMILY.size, 1)).double()
     with torch.no_grad():
-        net[0].weight.fill_(theta)  # type: ignore[operator, union-attr]
-        net[0].bias.zero_()  # type: ignore[operator, union-attr]
-    net[0].bias.requires_grad_(False)  # type: ignore[operator, union-attr]
+        net[0].weight.fill_(theta)  # type: ignore[operator]
+        net[0].bias.zero_()  # type: ignore[operator]
+    net[0].bias.requires_grad_(False)
     return MAML(FAMILY.problem, net, inner_lr=rate, first_order=first_order)
 
 
@@ -40,7 +40,7 @@ def test_training_stands_still_where_the_closed_form_says(rate: float, first_ord
     start = FAMILY.best_start(rate, first_order=first_order)
     for theta, still in ((start, True), (start + 0.1, False)):
         method = at(theta, rate, first_order)
-        (slope,) = torch.autograd.grad(method.losses(ten()).mean(), [method.net[0].weight])  # type: ignore[union-attr, list-item, index]
+        (slope,) = torch.autograd.grad(method.losses(ten()).mean(), [method.net[0].weight])  # type: ignore[index]
         assert bool(slope.abs().max() < 1e-4) == still
         if not first_order and not still:
             assert bool((slope > 0).all())  # a minimum

@@ -72,7 +72,7 @@ class UnlikeCurvature:
 
     @property
     def problem(self) -> Problem:
-        """f numbers in, one out."""
+        """F numbers in, one out."""
         return Problem((self.size,), "regression", 1, metric="explained variance")
 
     def sample(self, n: int, generator: torch.Generator) -> Episodes:

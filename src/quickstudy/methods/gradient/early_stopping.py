@@ -58,8 +58,10 @@ def implied_precision(hessian: Tensor, steps: int, rate: float) -> Tensor:
 
 
 def map_estimate(x: Tensor, y: Tensor, theta: Tensor, precision: Tensor) -> Tensor:
-    r"""Linear regression under a Gaussian prior: :math:`\arg\min \lVert y - X\phi \rVert^2 / n + \tfrac12 (\phi -
-    \theta)^\top P (\phi - \theta)`.
+    r"""Linear regression under a Gaussian prior.
+
+    .. math::
+        \arg\min_\phi \tfrac1n \lVert y - X\phi \rVert^2 + \tfrac12 (\phi - \theta)^\top P (\phi - \theta)
 
     Shape:
         ``x [..., n, f]``, ``y [..., n, d]``, ``theta [..., f, d]``, ``precision [..., f, f]``; gives ``[..., f, d]``.
