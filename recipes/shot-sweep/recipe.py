@@ -10,11 +10,11 @@ the posterior predictive density. Runs are kept in ``runs/shot-sweep`` and read 
 all runs.
 
 What was found (3 seeds): trained at K = 1, all three methods fall behind their own oracle at K = 20, MAML least (.04 of
-accuracy), CNP .09, prototypical .22. A range closes MAML's gap, and about half of the others'. Two limits of it. The
-prototypical net trained at K = 1 is the worse one at K = 1 too (.454 against .488 when trained at K = 20): part of its gap
-is training that one example a class makes noisy, not the change of K. And lengths of training differ: all were first
-tried at 300 steps, where the gaps were .04, .08 and .25; then prototypical and CNP, far below the best rule, were given
-1000, MAML not, as a step of its costs three of theirs. So the figures rank gaps within a method, not methods.
+accuracy), CNP .09, prototypical .22. A range leaves .01 of MAML's gap and about half of the others'. Two limits:
+the prototypical net trained at K = 1 is worse at K = 1 too (.454 against .488 when trained at K = 20), so part of
+its gap is training that one example a class makes noisy, not the change of K. And lengths of training differ: all were
+first tried at 300 steps, where the gaps were .04, .08 and .25; then prototypical and CNP, far below the best rule, were
+given 1000, MAML not, as a step of its costs three of theirs. So the figures rank gaps within a method, not methods.
 """
 
 from __future__ import annotations
@@ -160,9 +160,9 @@ def _rows(name: str, of: dict[str, np.ndarray], tests_at: tuple[int, ...], oracl
     ):
         gap = estimate(of[f"K = {most}"][:, last] - of[trained][:, last], ones, np.random.default_rng(0))
         rows.append(
-            Row("shot-sweep", f"{name} ({STEPS.get(name, 1000)} steps) trained at {trained}: accuracy below the same method trained at K = {most}, "
-                f"both tested at K = {most}", "accuracy", gap.mean, gap.low, gap.high, len(ones), SEEDS, target, better,
-                why, "cpu", minutes, "python recipes/shot-sweep/recipe.py")
+            Row("shot-sweep", f"{name} ({STEPS.get(name, 1000)} steps) trained at {trained}: accuracy below the same "
+                f"method trained at K = {most}, both tested at K = {most}", "accuracy", gap.mean, gap.low,
+                gap.high, len(ones), SEEDS, target, better, why, "cpu", minutes, "python recipes/shot-sweep/recipe.py")
         )  # fmt: skip
     return rows
 
