@@ -103,24 +103,71 @@ def inner(name: str, width: int = 32, **settings: object) -> Build:
     return make
 
 
+def plain(name: str, **settings: object) -> Build:
+    """A method with the net that it makes itself."""
+    return lambda problem, generator: build(find(name), problem, generator.initial_seed(), **settings)
+
+
+def around(name: str, part: str = "encoder", **settings: object) -> Build:
+    """A method that makes its own encoder of 32 filters, in bfloat16."""
+
+    def make(problem: Problem, generator: torch.Generator) -> Method:
+        method = build(find(name), problem, generator.initial_seed(), **settings)
+        setattr(method, part, Bfloat16(getattr(method, part)))
+        return method
+
+    return make
+
+
+NORM = "transductive: batch statistics; 32 filters"
+
 SETUPS: dict[str, Setup] = {
     "prototypical": Setup(
         encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
     ),
-    "maml": Setup(
-        inner("maml", inner_lr=0.4, steps=1, test_steps=3), steps=8000, queries=3, tasks=16, note="transductive, 32 filters"
-    ),
+    "nearest-neighbour": Setup(plain("nearest-neighbour"), steps=0, tests=SETTINGS, note="raw pixels: the floor"),
+    "matching": Setup(around("matching"), 8000, ways=20, tasks=2, tests=SETTINGS[:2], note="trained 20-way 1-shot"),
+    "relation": Setup(around("relation"), steps=4500, tasks=8, note="5-way training"),
+    "siamese": Setup(around("siamese"), steps=6000, ways=20, tasks=1, note="trained on pairs of 20-way episodes"),
+    "r2d2": Setup(encoded("r2d2", 32), steps=7000, tasks=12, note="32 filters"),
+    "metaoptnet": Setup(encoded("metaoptnet", 32), steps=4000, tasks=8, note="32 filters"),
+    "lr-d2": Setup(encoded("lr-d2", 32), steps=4000, tasks=8, note="32 filters"),
+    "maml": Setup(inner("maml", inner_lr=0.4, steps=1, test_steps=3), 8000, queries=3, tasks=16, note=NORM),
+    "fomaml": Setup(inner("fomaml", inner_lr=0.4, steps=1, test_steps=10), 6000, queries=3, tasks=16, note=NORM),
+    "anil": Setup(inner("anil", inner_lr=0.4, steps=1, test_steps=10), 6000, queries=3, tasks=16, note=NORM),
+    "meta-sgd": Setup(inner("meta-sgd", inner_lr=0.4, steps=1, test_steps=3), 6000, queries=3, tasks=16, note=NORM),
+    "mamlpp": Setup(inner("mamlpp", steps=2), 5000, queries=3, tasks=8, note=NORM),
+    "proto-maml": Setup(plain("proto-maml"), 6000, queries=3, tasks=8, note=NORM),
+    "reptile": Setup(inner("reptile"), 4000, shots=5, queries=5, tasks=5, note=NORM),
+    "snail": Setup(encoded("snail", 32, length=6), 7000, queries=3, tasks=16, note="32 filters"),
+    "lstm-mann": Setup(encoded("lstm-mann", 32), 7000, queries=3, tasks=16, lr=2e-3, note="32 filters"),
+    "cnp": Setup(around("cnp", "features"), 6000, tasks=12, note="32 filters"),
+    "in-context": Setup(encoded("in-context", 32), 6000, queries=3, tasks=16, note="32 filters"),
+    "hypernetwork": Setup(encoded("hypernetwork", 32), 6000, queries=3, tasks=16, note="32 filters"),
 }  # fmt: skip
 
 # accuracy in per cent at SETTINGS; where it was published
 PUBLISHED: dict[str, tuple[tuple[float | None, ...], str]] = {
     "prototypical": ((98.8, 99.7, 96.0, 98.9), "Snell et al. 2017, table 1"),
+    "matching": ((98.1, 98.9, 93.8, 98.5), "Vinyals et al. 2016, table 1"),
+    "relation": ((99.6, 99.8, 97.6, 99.1), "Sung et al. 2018, table 1"),
+    "siamese": ((97.3, 98.4, 88.2, 97.0), "Koch et al. 2015, in Vinyals et al. 2016, table 1"),
     "maml": ((98.7, 99.9, 95.8, 98.9), "Finn et al. 2017, table 1"),
+    "fomaml": ((98.3, 99.2, 89.4, 97.9), "Nichol et al. 2018"),
+    "reptile": ((97.68, 99.48, 89.43, 97.12), "Nichol et al. 2018, with transduction"),
+    "anil": ((None, None, 96.2, 98.0), "Raghu et al. 2020"),
+    "mamlpp": ((99.47, 99.85, 97.65, 99.33), "Antoniou et al. 2019, an ensemble"),
+    "snail": ((99.07, 99.78, 97.64, 99.36), "Mishra et al. 2018"),
+    "lstm-mann": ((82.8, 94.9, None, None), "Santoro et al. 2016, 2nd and 6th sight of a class, no convolutions"),
 }
 # what a run of 10 minutes on two cores is to reach at SETTINGS
 TARGETS: dict[str, tuple[float | None, ...]] = {
     "prototypical": (97.5, None, 92.0, None),
-    "maml": (95.5, None, None, None),
+    **dict.fromkeys(
+        ("matching", "relation", "maml", "mamlpp", "meta-sgd", "proto-maml", "r2d2"), (95.5, None, None, None)
+    ),
+    **dict.fromkeys(("fomaml", "anil", "reptile"), (92.0, None, None, None)),
+    **dict.fromkeys(("snail", "cnp", "lstm-mann"), (90.0, None, None, None)),
 }
 
 

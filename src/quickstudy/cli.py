@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import inspect
 import json
 import shlex
@@ -231,11 +230,7 @@ def list_all() -> None:
     from rich.table import Table
 
     from quickstudy.methods.registry import all_methods
-    from quickstudy.tasks.load import NAMES
-
-    def about(name: str) -> str:
-        module = importlib.import_module(f"quickstudy.tasks.{DOCUMENTED.get(name, name)}")
-        return (module.__doc__ or "").partition("\n")[0].partition(": ")[2]
+    from quickstudy.tasks.load import NAMES, about
 
     methods = [(m.name, m.summary, m.reference) for m in all_methods().values()]
     for title, rows in (("methods", methods), ("data", [(name, about(name), "") for name in NAMES])):
@@ -246,9 +241,6 @@ def list_all() -> None:
             shown.add_row(*row)
         _stdout().print(shown, highlight=False)
     _say("or your own: a CSV or Parquet file, a folder of them, a folder of class folders of images")
-
-
-DOCUMENTED = {"omniglot-lake": "omniglot", "planted": "toy"}  # data that are not a module of their own
 
 
 def claims(

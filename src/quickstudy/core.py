@@ -42,14 +42,18 @@ class Batch:
         x: inputs.
         y: class indices 0..N-1 (int64), or regression targets (float).
         weight: 1 for an example, 0 for padding; None stands for all ones. Unequal shots are padded.
+        unlabelled: further inputs of each task, without labels and without padding, for methods that learn from
+            such too; all others pass them by. None where there are none.
 
     Shape:
-        ``x [T, n, *x]``, ``y [T, n]`` (classes) or ``[T, n, d]`` (regression), ``weight [T, n]``.
+        ``x [T, n, *x]``, ``y [T, n]`` (classes) or ``[T, n, d]`` (regression), ``weight [T, n]``,
+        ``unlabelled [T, u, *x]``.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
+    unlabelled: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.x.shape[:2] != self.y.shape[:2]:
@@ -60,6 +64,12 @@ class Batch:
         if self.weight is not None and self.weight.shape != self.y.shape[:2]:
             raise InputError(
                 f"weight must have the axes [T, n] = {tuple(self.y.shape[:2])}. Found {tuple(self.weight.shape)}."
+            )
+        more = self.unlabelled
+        if more is not None and (more.shape[:1] != self.x.shape[:1] or more.shape[2:] != self.x.shape[2:]):
+            raise InputError(
+                f"unlabelled must have the axes [T, u, *x] of x {tuple(self.x.shape)}. Found {tuple(more.shape)}. "
+                "Give inputs of the same shape, as many for every task."
             )
 
     @property
@@ -80,19 +90,21 @@ class Batch:
     def tasks(self, index: slice | Tensor) -> Self:
         """The same examples of some of the tasks."""
         weight = None if self.weight is None else self.weight[index]
-        return replace(self, x=self.x[index], y=self.y[index], weight=weight)
+        unlabelled = None if self.unlabelled is None else self.unlabelled[index]
+        return replace(self, x=self.x[index], y=self.y[index], weight=weight, unlabelled=unlabelled)
 
     def join(self, other: Batch) -> Batch:
-        """Both batches' examples, task by task. Shape: ``[T, n + other.n, ...]``."""
+        """Both batches' examples, task by task, and the first's unlabelled ones. Shape: ``[T, n + other.n, ...]``."""
         weight = None
         if self.weight is not None or other.weight is not None:
             weight = torch.cat([self.weights, other.weights], 1)
-        return Batch(torch.cat([self.x, other.x], 1), torch.cat([self.y, other.y], 1), weight)
+        return Batch(torch.cat([self.x, other.x], 1), torch.cat([self.y, other.y], 1), weight, self.unlabelled)
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
         weight = None if self.weight is None else self.weight.to(device)
-        return replace(self, x=self.x.to(device), y=self.y.to(device), weight=weight)
+        unlabelled = None if self.unlabelled is None else self.unlabelled.to(device)
+        return replace(self, x=self.x.to(device), y=self.y.to(device), weight=weight, unlabelled=unlabelled)
 
 
 @dataclass(frozen=True)
@@ -268,7 +280,7 @@ class Method(nn.Module):
         uses_task: whether a known task id changes the predictor.
         transductive: whether predictions for one query example depend on the other query examples. An instance may
             say otherwise than its class, where that hangs on its net.
-        order_free: whether the order of the support examples is without effect.
+        order_free: whether the order of the support examples is without effect. An instance may say otherwise.
         label_equivariant: whether, where labels mean nothing across tasks, renumbering a task's classes renumbers
             its logits and does nothing else.
         exact_gradient: whether training's gradient is that of ``losses``; False for methods that take another one
@@ -291,7 +303,7 @@ class Method(nn.Module):
     trains: ClassVar[bool] = True
     uses_task: ClassVar[bool] = False
     transductive: bool = False
-    order_free: ClassVar[bool] = True
+    order_free: bool = True
     label_equivariant: ClassVar[bool] = True
     exact_gradient: bool = True
     expressive: ClassVar[bool] = False

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
-from quickstudy.core import Method, Problem
+from quickstudy.core import InputError, Method, Problem
 from quickstudy.methods import Prototypical
 from quickstudy.methods.registry import build, find
 from quickstudy.model import Model
@@ -113,6 +113,11 @@ class FewShotClassifier(ClassifierMixin, _FewShot):
         shape = shape or flat.shape[1:]
         problem = Problem(tuple(shape), "classification", len(self.classes_), shared_labels=False)
         model = self._model(problem, flat, None)
+        if len(self.classes_) < 2 and not model.problem.shared_labels:
+            raise InputError(
+                f"Expected examples of at least two classes. Found 1 class, {str(self.classes_[0])!r}: nothing to "
+                "tell apart. Add examples of another class."
+            )
         # classes that mean the same in every task have names; others are numbered here
         self.model_ = model.adapt(flat, np.asarray(y) if model.problem.shared_labels else index)
         return self

@@ -79,6 +79,11 @@ class Model:
             targets = self._targets(answers)
         else:
             index, names = label_names(answers)
+            if len(names) < 2 and not self.problem.shared_labels:
+                raise InputError(
+                    f"Expected examples of at least two classes. Found only {', '.join(map(repr, names)) or 'none'}: "
+                    "there is nothing to tell apart. Add examples of another class."
+                )
             if self.problem.shared_labels:
                 index, labels = self._known(names)[index], self.known_labels
             else:
@@ -210,6 +215,7 @@ class Model:
         if self.support is not None:
             tensors |= {"support/x": self.support.x, "support/y": self.support.y}
             tensors |= {} if self.support.weight is None else {"support/weight": self.support.weight}
+            tensors |= {} if self.support.unlabelled is None else {"support/unlabelled": self.support.unlabelled}
         if self.task is not None:
             tensors["task"] = self.task
         facts = {

@@ -21,7 +21,13 @@ SHORT: dict[str, dict[str, object]] = {
     "boosting": {"trees": 3},
     "fine-tune": {"steps": 3},
     "film": {"steps": 3},
+    "imaml": {"steps": 1, "cg_steps": 2},
+    "lstm-optimizer": {"steps": 1, "hidden": 2},
+    "meta-networks": {"width": 8, "map_width": 4},
+    "mamlpp": {"steps": 2},
+    "reptile": {"steps": 2, "test_steps": 2},
     "scratch": {"steps": 3},
+    "snail": {"length": 8, "filters": 8, "keys": (16, 16, 16), "values": (8, 8, 8)},
 }
 
 

@@ -200,3 +200,16 @@ def test_a_method_without_adapt_says_so() -> None:
 
 def test_an_estimate_is_written_with_its_interval() -> None:
     assert str(Estimate(0.975, 0.9711, 0.9794, 600)) == "0.975 [0.971, 0.979]"
+
+
+def test_unlabelled_inputs_follow_their_tasks() -> None:
+    more = draw(3, 5, 2, seed=2)
+    batch = Batch(draw(3, 4, 2), torch.arange(12).view(3, 4), weights(), more)
+    other = Batch(draw(3, 1, 2, seed=1), torch.arange(3).view(3, 1), unlabelled=draw(3, 2, 2))
+    kept = batch.tasks(slice(1, 3)).unlabelled
+    assert kept is not None and torch.equal(kept, more[1:])
+    assert batch.join(other).unlabelled is more, "joining keeps the first's"
+    moved = batch.to("meta").unlabelled
+    assert moved is not None and moved.device.type == "meta"
+    with pytest.raises(InputError, match=r"\[T, u, \*x\] of x \(3, 4, 2\)\. Found \(2, 5, 2\)"):
+        Batch(batch.x, batch.y, unlabelled=more[:2])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quickstudy.core import InputError
-from quickstudy.tasks import ClassEpisodes, ClassSet, check_splits
+from quickstudy.tasks import ClassEpisodes, ClassSet, check_splits, label_some
 
 
 def numbered(sizes: list[int], **options: Tensor) -> ClassSet:
@@ -131,3 +131,74 @@ def test_examples_that_are_not_finite() -> None:
 def test_a_name_for_each_class() -> None:
     with pytest.raises(InputError, match="a name for each of 2 classes. Found 1"):
         ClassSet(torch.zeros(2, 3, 4), ("a",))
+
+
+def test_unlabelled_examples_come_from_the_other_part_and_from_distractors() -> None:
+    """With 10 % of 20 examples labelled: support and query are those two, unlabelled ones never are."""
+    data = numbered([20] * 12)
+    labelled = label_some(data, 0.1, torch.Generator().manual_seed(0))
+    assert labelled.sum(1).tolist() == [2] * 12
+    family = ClassEpisodes(
+        data, range(1, 12), ways=3, shots=1, queries=1, known=True, unlabelled=4, distractors=2, labelled=labelled
+    )
+    episodes = family.sample(50, torch.Generator().manual_seed(1))
+    assert episodes.support.unlabelled is not None and episodes.classes is not None
+    assert episodes.support.unlabelled.shape == (50, 20, 1)
+    assert episodes.query.unlabelled is None
+    both = episodes.support.join(episodes.query)
+    known = both.x.squeeze(-1).long()
+    more = episodes.support.unlabelled.squeeze(-1).long()
+    assert bool(labelled[known // 1000, known % 1000].all())
+    assert not bool(labelled[more // 1000, more % 1000].any())
+    ordered = 0
+    for t in range(50):
+        own = (episodes.classes[t] + 1).tolist()
+        count = Counter((more[t] // 1000).tolist())
+        assert len(set(more[t].tolist())) == 20
+        assert set(own) < set(count) and len(count) == 5 and set(count.values()) == {4}
+        ordered += (more[t] // 1000).tolist()[:4] == [own[0]] * 4
+    assert ordered < 5, "the order of the unlabelled examples tells nothing"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.integers(4, 9), min_size=4, max_size=7),
+    unlabelled=st.integers(1, 2),
+    distractors=st.integers(0, 2),
+    seed=st.integers(0, 2**31),
+)
+def test_without_a_partition_no_example_is_used_twice(
+    sizes: list[int], unlabelled: int, distractors: int, seed: int
+) -> None:
+    family = ClassEpisodes(
+        numbered(sizes), range(len(sizes)), ways=2, shots=1, queries=1, unlabelled=unlabelled, distractors=distractors
+    )
+    episodes = family.sample(4, torch.Generator().manual_seed(seed))
+    assert episodes.support.unlabelled is not None
+    every = torch.cat([episodes.support.x, episodes.query.x, episodes.support.unlabelled], 1).squeeze(-1)
+    assert bool((every >= 0).all())
+    for t in range(4):
+        assert len(set(every[t].tolist())) == 4 + (2 + distractors) * unlabelled
+    again = family.at(1)
+    assert (again.unlabelled, again.distractors) == (unlabelled, distractors)
+    # the labelled part is what it is without them: options that are off change no draw
+    plain = ClassEpisodes(numbered(sizes), range(len(sizes)), ways=2, shots=1, queries=1)
+    if not distractors:
+        assert torch.equal(plain.sample(4, torch.Generator().manual_seed(seed)).support.x, episodes.support.x)
+
+
+def test_a_partition_leaves_padding_out_and_rounds_down() -> None:
+    data = numbered([20, 9, 10])
+    assert label_some(data, 0.15, torch.Generator().manual_seed(0)).sum(1).tolist() == [3, 1, 1]
+    assert not bool(label_some(data, 1.0, torch.Generator().manual_seed(0))[1, 9:].any())
+
+
+def test_too_few_unlabelled_examples_are_named() -> None:
+    data = numbered([4, 4, 4])
+    every = label_some(data, 0.5, torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=r"3 unlabelled examples in every class\. Found 2 in class 'class 0'"):
+        ClassEpisodes(data, range(3), ways=2, shots=1, queries=1, unlabelled=3, labelled=every)
+    with pytest.raises(InputError, match=r"1 \+ 2 labelled examples in every class\. Found 2"):
+        ClassEpisodes(data, range(3), ways=2, shots=1, queries=2, labelled=every)
+    with pytest.raises(InputError, match=r"N = 2 \+ 2 distractors classes to draw from\. Found 3"):
+        ClassEpisodes(data, range(3), ways=2, shots=1, queries=1, unlabelled=1, distractors=2)

@@ -53,6 +53,13 @@ class _BatchNorm(nn.Module):
         return centred * scale + self.bias.view(shape)
 
 
+def norm_layer(norm: Norm, channels: int) -> list[nn.Module]:
+    """The layer that ``norm`` names, in a list that is empty for none."""
+    if norm == "none":
+        return []
+    return [nn.BatchNorm2d(channels) if norm == "running" else _BatchNorm(channels)]
+
+
 class Conv4(nn.Sequential):
     """Four blocks of 3x3 convolution, normalisation, ReLU; each halves the image by its stride.
 
@@ -60,34 +67,39 @@ class Conv4(nn.Sequential):
 
     Args:
         channels: colour channels of the input.
-        width: filters of each block.
+        width: filters of each block, or of all four: ``(96, 192, 384, 512)`` are R2-D2's.
         norm: ``"running"`` keeps running statistics and uses them in eval mode (metric methods);
             ``"batch"`` always uses the statistics of the batch at hand, hence is transductive
             (MAML's setting, and the one that works inside ``vmap``); ``"none"``.
         generator: draws the initial weights.
+        pool: halve by 2x2 max-pooling after the ReLU, in place of strides; needs 16 pixels a side.
 
     Shape:
-        ``[n, channels, height, width]`` to ``[n, features]``.
+        ``[n, channels, height, width]`` to ``[n, features]``; pooling rounds odd sides down, strides up.
 
     Reference:
-        Finn et al. 2017, section 5.2 (strided convolutions); Vinyals et al. 2016 (four blocks of 64).
+        Finn et al. 2017, section 5.2 (strided convolutions); Vinyals et al. 2016 (four blocks of 64, pooled);
+        Bertinetto et al. 2019, arXiv:1805.08136 (four widths; there ReLUs are leaky, the third block's output is
+        kept beside the fourth's, and there is dropout).
     """
 
     def __init__(
         self,
         channels: int = 1,
-        width: int = 64,
+        width: int | tuple[int, int, int, int] = 64,
         norm: Norm = "running",
         generator: torch.Generator | None = None,
+        *,
+        pool: bool = False,
     ) -> None:
+        widths = (width,) * 4 if isinstance(width, int) else width
         layers: list[nn.Module] = []
-        for i in range(4):
-            layers.append(nn.Conv2d(channels if i == 0 else width, width, 3, 2, 1, bias=norm == "none"))
-            if norm == "running":
-                layers.append(nn.BatchNorm2d(width))
-            elif norm == "batch":
-                layers.append(_BatchNorm(width))
+        for fan_in, fan_out in zip((channels, *widths[:-1]), widths, strict=True):
+            layers.append(nn.Conv2d(fan_in, fan_out, 3, 1 if pool else 2, 1, bias=norm == "none"))
+            layers += norm_layer(norm, fan_out)
             layers.append(nn.ReLU())
+            if pool:
+                layers.append(nn.MaxPool2d(2))
         super().__init__(*layers, nn.Flatten())
         initialise(self, generator)
 

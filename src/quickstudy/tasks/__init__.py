@@ -1,6 +1,6 @@
 """Where data come from: class sets and their episodes, tables of tasks, families with a known optimum, data sets."""
 
-from quickstudy.tasks.classes import ClassEpisodes, ClassSet, check_splits
+from quickstudy.tasks.classes import ClassEpisodes, ClassSet, check_splits, label_some
 from quickstudy.tasks.load import NAMES, load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
 from quickstudy.tasks.table import Scale, TableTasks, TaskTable
@@ -19,6 +19,7 @@ __all__ = [
     "TableTasks",
     "TaskTable",
     "check_splits",
+    "label_some",
     "load",
     "planted",
 ]

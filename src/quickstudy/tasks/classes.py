@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,25 @@ def check_splits(classes: ClassSet, splits: Mapping[str, Tensor]) -> None:
                 )
 
 
+def label_some(classes: ClassSet, fraction: float, generator: torch.Generator) -> Tensor:
+    """Choose the examples of each class that carry a label, once for all episodes; the others never do.
+
+    Args:
+        classes: the data.
+        fraction: of each class's examples, rounded down (a tenth of Omniglot's 20 drawings are 2).
+        generator: draws them.
+
+    Shape:
+        gives bool ``[C, m]``; padding carries no label.
+    """
+    size = classes.x.shape[1]
+    key = torch.rand(len(classes.x), size, generator=generator)
+    key = key.where(torch.arange(size) < classes.counts.unsqueeze(1), 2.0)
+    # 20 * 0.15 is 3 and not 2.9999: round what is closer than rounding errors to a whole number
+    n = (classes.counts * fraction + 1e-9).floor().unsqueeze(1)
+    return key.argsort(1).argsort(1) < n
+
+
 class ClassEpisodes:
     """N-way K-shot episodes over some classes of a set.
 
@@ -82,6 +101,19 @@ class ClassEpisodes:
         shots: K, labelled examples of a class.
         queries: examples of a class to be judged on.
         known: training classes: give out which class each label stands for.
+        unlabelled: examples of a class that are given without their labels (``support.unlabelled``, in random order).
+        distractors: classes beside the N of which there are unlabelled examples only, as many of each.
+        labelled: which examples may carry a label, see :func:`label_some`: support and query are drawn from these,
+            unlabelled examples from all others. None draws all three from all examples, none of them twice.
+
+    Shape:
+        ``labelled [C, m]``, bool.
+
+    Raises:
+        InputError: too few classes, or too few examples of one.
+
+    Reference:
+        Ren et al. 2018, arXiv:1803.00676, section 2.2, for episodes with unlabelled examples and distractors.
     """
 
     def __init__(
@@ -93,22 +125,29 @@ class ClassEpisodes:
         shots: int = 1,
         queries: int = 15,
         known: bool = False,
+        unlabelled: int = 0,
+        distractors: int = 0,
+        labelled: Tensor | None = None,
     ) -> None:
         self.classes, self.members = classes, torch.as_tensor(members)
         self.ways, self.shots, self.queries, self.known = ways, shots, queries, known
-        if len(self.members) < ways:
+        self.unlabelled, self.distractors, self.labelled = unlabelled, distractors, labelled
+        if ways < 2:
+            raise InputError(f"Expected at least 2 ways. Found {ways}: there is nothing to tell apart.")
+        if len(self.members) < ways + distractors:
+            more = f" + {distractors} distractors" if distractors else ""
             raise InputError(
-                f"Expected at least N = {ways} classes to draw from. Found {len(self.members)}. "
+                f"Expected at least N = {ways}{more} classes to draw from. Found {len(self.members)}. "
                 "Lower the number of ways, or give this split more classes."
             )
         self._counts = classes.counts[self.members]
-        smallest = int(self._counts.argmin())
-        if int(self._counts[smallest]) < shots + queries:
-            raise InputError(
-                f"Expected at least K + queries = {shots} + {queries} examples in every class. Found "
-                f"{int(self._counts[smallest])} in class {classes.names[int(self.members[smallest])]!r}. "
-                "Lower the shots or the queries, or drop that class."
-            )
+        if labelled is None:
+            more = f" + {unlabelled} unlabelled" if unlabelled else ""
+            self._enough(self._counts, shots + queries + unlabelled, f"K + queries{more} = {shots} + {queries}{more}")
+        else:
+            carry = labelled[self.members].sum(1)
+            self._enough(carry, shots + queries, f"K + queries = {shots} + {queries} labelled")
+            self._enough(self._counts - carry, unlabelled, f"{unlabelled} unlabelled")
         self.problem = Problem(
             tuple(classes.x.shape[2:]),
             "classification",
@@ -117,25 +156,60 @@ class ClassEpisodes:
             shared_labels=False,
         )
 
+    def _enough(self, counts: Tensor, needed: int, what: str) -> None:
+        """Every class must have the examples that an episode takes of it."""
+        smallest = int(counts.argmin())
+        if int(counts[smallest]) < needed:
+            raise InputError(
+                f"Expected at least {what} examples in every class. Found {int(counts[smallest])} "
+                f"in class {self.classes.names[int(self.members[smallest])]!r}. "
+                "Lower the shots or the queries, or drop that class."
+            )
+
     def sample(self, n: int, generator: torch.Generator) -> Episodes:
-        """Episodes of n tasks: support ``[n, N*K, *x]``, query ``[n, N*queries, *x]``; classes uniform."""
-        every, most = self.shots + self.queries, int(self._counts.max())
-        drawn = torch.rand(n, len(self.members), generator=generator).topk(self.ways).indices
-        key = torch.rand(n, self.ways, most, generator=generator)
+        """Episodes of n tasks: support ``[n, N*K, *x]``, query ``[n, N*queries, *x]``; classes uniform.
+
+        ``support.unlabelled`` is ``[n, (N + distractors) * unlabelled, *x]``.
+        """
+        ways, every, most = self.ways, self.shots + self.queries, int(self._counts.max())
+        drawn = torch.rand(n, len(self.members), generator=generator).topk(ways + self.distractors).indices
+        key = torch.rand(n, ways + self.distractors, most, generator=generator)
         key = key.where(torch.arange(most) < self._counts[drawn].unsqueeze(-1), -1.0)
-        example = key.topk(every).indices
-        x = self.classes.x[self.members[drawn].unsqueeze(-1), example]
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
-        y = torch.arange(self.ways).unsqueeze(-1).expand(n, self.ways, every)
+        if self.labelled is None:
+            example, free = key.topk(every + self.unlabelled).indices.split([every, self.unlabelled], -1)
+        else:
+            carry = self.labelled[self.members[drawn], :most]
+            example = key.where(carry, -1.0).topk(every).indices
+            free = key.where(~carry, -1.0).topk(self.unlabelled).indices
+        x = self._inputs(drawn[:, :ways], example[:, :ways])
+        y = torch.arange(ways).unsqueeze(-1).expand(n, ways, every)
 
         def half(part: slice) -> Batch:
             return Batch(x[:, :, part].flatten(1, 2), y[:, :, part].flatten(1, 2))
 
-        known = drawn if self.known else None
-        return Episodes(half(slice(0, self.shots)), half(slice(self.shots, every)), classes=known)
+        support = half(slice(0, self.shots))
+        if self.unlabelled:
+            more = self._inputs(drawn, free).flatten(1, 2)
+            order = torch.rand(more.shape[:2], generator=generator).argsort(1)  # the order must not tell the class
+            support = replace(support, unlabelled=more[torch.arange(n).unsqueeze(1), order])
+        known = drawn[:, :ways] if self.known else None
+        return Episodes(support, half(slice(self.shots, every)), classes=known)
+
+    def _inputs(self, drawn: Tensor, example: Tensor) -> Tensor:
+        """Some examples of the drawn classes. Shape: ``[n, c], [n, c, k]`` to ``[n, c, k, *x]``."""
+        x = self.classes.x[self.members[drawn].unsqueeze(-1), example]
+        return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def at(self, shots: int) -> ClassEpisodes:
         """The same family with another number of labelled examples."""
         return ClassEpisodes(
-            self.classes, self.members, ways=self.ways, shots=shots, queries=self.queries, known=self.known
+            self.classes,
+            self.members,
+            ways=self.ways,
+            shots=shots,
+            queries=self.queries,
+            known=self.known,
+            unlabelled=self.unlabelled,
+            distractors=self.distractors,
+            labelled=self.labelled,
         )

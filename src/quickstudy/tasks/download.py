@@ -19,6 +19,8 @@ from quickstudy.tasks.table import Array
 
 _GITHUB = "https://raw.githubusercontent.com"
 _OMNIGLOT = f"{_GITHUB}/brendenlake/omniglot"
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_FASHION = f"{_GITHUB}/zalandoresearch/fashion-mnist/master/data/fashion"
 
 # each file's place in the data folder, where it comes from, and its hash there
 FILES: dict[str, tuple[str, str]] = {
@@ -42,6 +44,28 @@ FILES: dict[str, tuple[str, str]] = {
         f"{_GITHUB}/deepchem/deepchem/55d2274beebf3ce7e5e5eeec79891088b18c88f1/datasets/tox21.csv.gz",
         "sha256:48b34e4e59a2bae6f95734cd206c1869ab355f50a5e50bb7371a21f861d5e297",
     ),
+    "cifar100/cifar-100-binary.tar.gz": (
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        "md5:03b5dce01913d631647c71ecec9e9cb8",
+    ),
+    **{
+        f"mnist/{name}": (f"{_MNIST}/{name}", f"md5:{digest}")
+        for name, digest in (
+            ("train-images-idx3-ubyte.gz", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+            ("train-labels-idx1-ubyte.gz", "d53e105ee54ea40749a09fcbcd1e9432"),
+            ("t10k-images-idx3-ubyte.gz", "9fb629c4189551a2d022fa330f9573f3"),
+            ("t10k-labels-idx1-ubyte.gz", "ec29112dd5afa0611ce80d1b7f02629c"),
+        )
+    },
+    **{
+        f"fashion/{name}": (f"{_FASHION}/{name}", f"md5:{digest}")
+        for name, digest in (
+            ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+            ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+            ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+        )
+    },
 }
 
 LARGEST_MEMBER = 64 * 2**20  # bytes; far above any file of these archives, far below what a hostile one unpacks to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,26 @@ from quickstudy.core import InputError
 from quickstudy.tasks.study import Study
 from quickstudy.tasks.toy import planted
 
-NAMES = ("digits", "omniglot", "omniglot-lake", "school", "tox21", "planted")
+# each known name and the module that reads it
+MODULES = {
+    "digits": "digits",
+    "omniglot": "omniglot",
+    "omniglot-lake": "omniglot",
+    "cifar-fs": "cifar",
+    "fc100": "cifar",
+    "cifar100": "cifar",
+    "mnist-permuted": "mnist",
+    "mnist-rotated": "mnist",
+    "fashion": "mnist",
+    "mini-imagenet": "photos",
+    "tiered-imagenet": "photos",
+    "cub": "photos",
+    "celeba": "photos",
+    "school": "school",
+    "tox21": "tox21",
+    "planted": "toy",
+}
+NAMES = tuple(MODULES)
 
 
 def load(
@@ -67,11 +87,17 @@ def load(
 def _known(name: str, seed: int) -> Study:
     if name.startswith("planted"):
         return _planted(name.partition(":")[2] or "0.5", seed)
-    from quickstudy.tasks import digits, omniglot, school, tox21
-
+    module = importlib.import_module(f"quickstudy.tasks.{MODULES[name]}")
     if name.startswith("omniglot"):
-        return omniglot.study("lake" if name == "omniglot-lake" else "vinyals")
-    return {"digits": digits, "school": school, "tox21": tox21}[name].study()
+        return module.study("lake" if name == "omniglot-lake" else "vinyals")
+    return module.study(name) if hasattr(module, "ABOUT") else module.study()
+
+
+def about(name: str) -> str:
+    """One line on known data."""
+    module = importlib.import_module(f"quickstudy.tasks.{MODULES[name]}")
+    told: str | None = getattr(module, "ABOUT", {}).get(name)
+    return told or (module.__doc__ or "").partition("\n")[0].partition(": ")[2]
 
 
 def _planted(shared: str, seed: int) -> Study:

@@ -302,7 +302,7 @@ def support_order_is_without_effect(case: Case) -> None:
     order = torch.rand(e.support.y.shape[:2], generator=torch.Generator().manual_seed(5)).argsort(1)
     row = torch.arange(e.n_tasks).unsqueeze(1)
     weight = None if e.support.weight is None else e.support.weight[row, order]
-    shuffled = Batch(e.support.x[row, order], e.support.y[row, order], weight)
+    shuffled = replace(e.support, x=e.support.x[row, order], y=e.support.y[row, order], weight=weight)
     must_agree(
         _predict(method, replace(e, support=shuffled)),
         _predict(method, e),
@@ -501,6 +501,7 @@ def _as(episodes: Episodes, dtype: torch.dtype) -> Episodes:
 
     def turn(batch: Batch) -> Batch:
         y = batch.y.to(dtype) if batch.y.is_floating_point() else batch.y
-        return Batch(batch.x.to(dtype), y, None if batch.weight is None else batch.weight.to(dtype))
+        weight, unlabelled = (None if v is None else v.to(dtype) for v in (batch.weight, batch.unlabelled))
+        return Batch(batch.x.to(dtype), y, weight, unlabelled)
 
     return replace(episodes, support=turn(episodes.support), query=turn(episodes.query))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.core import RunError
+from quickstudy.methods._inner import looking_for_trouble
 from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
 
 Combine = Callable[[Tensor], Tensor]
@@ -44,7 +45,14 @@ class Descent:
         parameters = [p for p in method.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
-    def step(self, number: int, losses: Tensor, combine: Combine | None, task: Tensor | None = None) -> float:
+    def step(
+        self,
+        number: int,
+        losses: Tensor,
+        combine: Combine | None,
+        task: Tensor | None = None,
+        again: Callable[[], object] | None = None,
+    ) -> float:
         """Take step ``number``, counted from 0; gives the mean loss before it.
 
         Args:
@@ -52,12 +60,13 @@ class Descent:
             losses: of each task, ``[T]``.
             combine: makes one number of them; None where the parameters hold their gradients already.
             task: the tasks' ids, for the message.
+            again: takes the losses once more, to name the inner step where a method that has such went wrong.
 
         Raises:
             RunError: a loss is not finite.
         """
         if not bool(torch.isfinite(losses).all()):
-            self._stop(losses, task, number)
+            self._stop(losses, task, number, again)
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * number / self.steps))
         if combine is not None:
@@ -66,20 +75,40 @@ class Descent:
         self.optimiser.step()
         return float(losses.detach().mean())
 
-    def _stop(self, losses: Tensor, task: Tensor | None, number: int) -> None:
-        """Name the step and the task whose loss is not finite."""
-        where = int((~torch.isfinite(losses)).nonzero()[0])
-        name = where if task is None else int(task[where])
-        kept = f" The run up to the last checkpoint is in {self.checkpoint}." if self.checkpoint is not None else ""
+    def _stop(self, losses: Tensor, task: Tensor | None, number: int, again: Callable[[], object] | None) -> NoReturn:
+        """Name the step and the task whose loss is not finite, and the inner step where it began."""
+        name = lambda place: place if task is None else int(task[place])  # noqa: E731
+        where, began = int((~torch.isfinite(losses)).nonzero()[0]), ""
+        if again is not None:
+            with looking_for_trouble() as troubles:
+                again()
+            for trouble in troubles:
+                of = "" if trouble.task is None else f" in task {name(trouble.task)}"
+                began = f" It began in the inner loop{of}: {trouble.what}."
         raise RunError(
-            f"Expected finite losses. Found {float(losses.detach()[where])} at step {number} in task {name}. "
-            f"Lower the step size (or the inner step size), or look at that task's data.{kept}"
+            f"Expected finite losses. Found {float(losses.detach()[where])} at step {number} in task {name(where)}."
+            f"{began} Lower the step size (or the inner step size), or look at that task's data.{self._kept()}"
         )
 
+    def _kept(self) -> str:
+        saved = self.checkpoint is not None and self.checkpoint.is_file()
+        return f" The run up to the last checkpoint is in {self.checkpoint}." if saved else ""
+
     def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Save method, optimiser and generator, and what else the loop needs to go on."""
+        """Save method, optimiser and generator, and what else the loop needs to go on.
+
+        Raises:
+            RunError: a parameter is not finite. What was saved before stays.
+        """
         if self.checkpoint is None:
             return
+        for name, value in self.method.named_parameters():
+            if not bool(torch.isfinite(value).all()):
+                raise RunError(
+                    f"Expected finite parameters to save. Found NaN or infinite values in {name!r} after step "
+                    f"{facts['step'] - 1 if 'step' in facts else '?'}: the losses were finite, their gradient was not. "
+                    f"Lower the step size (or the inner step size).{self._kept()}"
+                )
         optimiser_tensors, optimiser_plain = pack_optimiser(self.optimiser)
         every = {f"method/{k}": v for k, v in self.method.state_dict().items()}
         every |= {f"optimiser/{k}": v for k, v in optimiser_tensors.items()}

@@ -99,8 +99,9 @@ class CompiledLosses:
 
 def _flat(episodes: Episodes) -> list[Tensor | None]:
     s, q = episodes.support, episodes.query
-    return [s.x, s.y, s.weight, q.x, q.y, q.weight, episodes.task, episodes.classes]
+    support, query = ([b.x, b.y, b.weight, b.unlabelled] for b in (s, q))
+    return [*support, *query, episodes.task, episodes.classes]
 
 
 def _episodes(data: list[Any]) -> Episodes:
-    return Episodes(Batch(*data[:3]), Batch(*data[3:6]), *data[6:])
+    return Episodes(Batch(*data[:4]), Batch(*data[4:8]), *data[8:])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Episodes, Method, Problem, TaskFamily
+from quickstudy.core import Episodes, InputError, Method, Problem, TaskFamily
 from quickstudy.nets import is_large
 from quickstudy.training._loop import Combine, Descent, Progress, under
 from quickstudy.training.compiled import CompiledLosses
@@ -32,11 +33,37 @@ class History:
     best_step: int = 0
 
 
+def check_labels(problem: Problem, episodes: Episodes) -> None:
+    """Raise where a class is not one of 0..N-1, padding included: torch would tell of an index, and not of which.
+
+    Raises:
+        InputError: names the label that was found, and the task it is in.
+    """
+    if problem.kind != "classification":
+        return
+    for half, batch in (("support", episodes.support), ("query", episodes.query)):
+        y, n = batch.y, problem.n_outputs
+        if y.ndim != 2 or y.dtype != torch.int64:
+            raise InputError(
+                f"Expected class indices y [T, n], int64, in the {half}. Found {y.dtype} of shape {tuple(y.shape)}"
+                + (f", such as {y.flatten()[0].item():g}. " if y.numel() else ". ")
+                + f"Number the classes of a task 0 to {n - 1}."
+            )
+        wrong = (y < 0) | (y >= n)
+        if bool(wrong.any()):
+            task, place = wrong.nonzero()[0].tolist()
+            raise InputError(
+                f"Expected labels 0 to N-1 = {n - 1} in the {half}. Found {int(y[task, place])} in task {task} of the "
+                f"batch, example {place}. Number the classes of each task from 0, or build the method for more classes."
+            )
+
+
 def task_scores(method: Method, episodes: Episodes, *, chunk: int = 16) -> Tensor:
     """Adapt to each task's support and score its query, in eval mode and without history. Shape: ``[T]``."""
     training = method.training
     method.eval()
     problem = method.problem
+    check_labels(problem, episodes)
     spread = target_spread(problem, episodes)
     scores = []
     with torch.no_grad():
@@ -109,6 +136,7 @@ def fit(
             in long runs of small nets on episodes of one size; compiling takes up to minutes.
 
     Raises:
+        InputError: a label is not one of 0..N-1.
         RunError: a loss is not finite (names the step and the task), or cannot be compiled.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -129,10 +157,13 @@ def fit(
     last = steps if until is None else min(until, steps)
     for step in range(start, last):
         episodes = train.sample(tasks, generator)
+        if step == start or not episodes.support.y.is_cuda:  # elsewhere looking would hold up every step
+            check_labels(method.problem, episodes)
+        again = partial(method, episodes)
         if compiled is None:
-            total += descent.step(step, method(episodes), combine, episodes.task)
+            total += descent.step(step, method(episodes), combine, episodes.task, again)
         else:
-            total += descent.step(step, compiled(episodes), None, episodes.task)
+            total += descent.step(step, compiled(episodes), None, episodes.task, again)
         done = step + 1
         if done % every == 0 or done == last:
             history.step.append(done)
@@ -177,7 +208,8 @@ class _Best:
         self.step = 0
 
     def update(self, method: Method, score: float, step: int) -> None:
-        if self.score is None or score > self.score:
+        # a first score that is NaN would otherwise stay the best: nothing is greater than NaN
+        if self.score is None or self.score != self.score or score > self.score:
             self.state = {name: value.detach().clone() for name, value in method.state_dict().items()}
             self.score, self.step = score, step
 

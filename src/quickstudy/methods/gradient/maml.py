@@ -8,9 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._inner import descend, predict_each, task_loss, trainable
-from quickstudy.nets import net_for
-from quickstudy.nets.basic import Norm
+from quickstudy.methods._inner import (
+    descend,
+    descend_adjoint,
+    net_to_adapt,
+    predict_each,
+    task_loss,
+    trainable,
+    uses_batch_statistics,
+)
 
 
 class MAML(Method):
@@ -22,11 +28,15 @@ class MAML(Method):
 
     Args:
         problem: what the tasks look like.
-        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs.
+        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
+            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         first_order: ignore second derivatives (FOMAML).
+        adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
+            by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
+            net may not have dropout.
         generator: draws the first weights.
 
     Shape:
@@ -56,25 +66,21 @@ class MAML(Method):
         steps: int = 1,
         test_steps: int = 0,
         first_order: bool = False,
+        adjoint: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
-        # tasks of a table are padded to one length, and batch statistics would count the padding
-        norm: Norm = "none" if problem.n_tasks else "batch"
-        self.net = net_for(problem, norm, generator) if net is None else net
+        self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
-        self.exact_gradient = not first_order
-        self.transductive = any("BatchNorm" in type(part).__name__ for part in self.net.modules())
+        self.adjoint, self.exact_gradient = adjoint, not first_order
+        self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Take gradient steps from the shared initialisation, on each task's support."""
         steps = self.steps if self.training or not self.test_steps else int(self.test_steps)
-        phi = descend(
-            task_loss(self.net, self.problem),
-            trainable(self.net),
-            support,
-            steps,
-            self.inner_lr,
-            first_order=self.first_order,
-        )
+        loss, theta = task_loss(self.net, self.problem), trainable(self.net)
+        if self.adjoint and not self.first_order:  # a first-order one has no graph of the steps in the first place
+            phi = descend_adjoint(loss, theta, support, steps, self.inner_lr)
+        else:
+            phi = descend(loss, theta, support, steps, self.inner_lr, first_order=self.first_order)
         return lambda x: predict_each(self.net, phi, x)

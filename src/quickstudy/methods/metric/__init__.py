@@ -1,6 +1,19 @@
 """Few-shot by comparison in a learned embedding."""
 
+from quickstudy.methods.metric.infinite_mixture import InfiniteMixture
+from quickstudy.methods.metric.matching import Matching
 from quickstudy.methods.metric.nearest import NearestNeighbour
 from quickstudy.methods.metric.prototypical import Prototypical
+from quickstudy.methods.metric.relation import Relation
+from quickstudy.methods.metric.semi_supervised import SemiSupervisedProto
+from quickstudy.methods.metric.siamese import Siamese
 
-__all__ = ["NearestNeighbour", "Prototypical"]
+__all__ = [
+    "InfiniteMixture",
+    "Matching",
+    "NearestNeighbour",
+    "Prototypical",
+    "Relation",
+    "SemiSupervisedProto",
+    "Siamese",
+]

@@ -51,7 +51,7 @@ class RL2(Explorer):
     name: ClassVar[str] = "rl2"
     summary: ClassVar[str] = "a recurrent policy that learns a task while it acts in it"
     reference: ClassVar[str] = "Duan et al. 2016, arXiv:1611.02779"
-    order_free: ClassVar[bool] = False
+    order_free: bool = False
 
     def __init__(
         self,

@@ -1,0 +1,166 @@
+"""What many inner steps cost, three ways: python benchmarks/adjoint.py     (about 1.5 minutes on one core)
+
+Plain MAML keeps the graph of all steps; with ``adjoint=True`` it keeps the weights between them and gives the same
+gradient; iMAML keeps where they end, and gives the gradient of the inner optimum. Time is that of forward and backward,
+the median of repetitions in turns. Memory is the peak of what the step allocates, summed from the allocator's own
+record, which the profiler keeps. Prints a table, writes adjoint.png here and claims to recipes/adjoint/result.json.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from quickstudy.core import Batch, Episodes, Method, Problem
+from quickstudy.evaluation.claims import Row, hardware, record
+from quickstudy.methods import IMAML, MAML
+from quickstudy.nets.basic import MLP, Conv4
+from quickstudy.tasks.toy import Sinusoids
+
+HERE = Path(__file__).parent
+STEPS = (1, 5, 10, 30, 100)
+COLOURS = {"plain": "#b2182b", "adjoint": "#2166ac", "iMAML": "#666666"}
+LABELS = {"plain": "MAML", "adjoint": "MAML, adjoint", "iMAML": "iMAML (5 conjugate gradient steps)"}
+Make = Callable[[str, int], Method]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def method(side: str, problem: Problem, net: nn.Module, rate: float, steps: int) -> Method:
+    if side == "iMAML":
+        return IMAML(problem, net, solver="gradient", inner_lr=rate, steps=steps, cg_steps=5)
+    return MAML(problem, net, inner_lr=rate, steps=steps, adjoint=side == "adjoint")
+
+
+def sinusoids() -> tuple[Make, Episodes]:
+    """25 tasks of 10 shots, MLP 1-40-40-1."""
+    family = Sinusoids()
+    make = lambda side, steps: method(side, family.problem, MLP((1, 40, 40, 1), generator()), 1e-3, steps)  # noqa: E731
+    return make, family.sample(25, generator())
+
+
+def images() -> tuple[Make, Episodes]:
+    """4 tasks, 5-way 1-shot, 5 queries a class, made-up images of 28 x 28, Conv4 of width 16."""
+    problem, draw = Problem((1, 28, 28), "classification", 5, shared_labels=False), generator()
+    batch = lambda k: Batch(  # noqa: E731
+        torch.rand(4, 5 * k, 1, 28, 28, generator=draw), torch.arange(5).repeat(k).expand(4, 5 * k).contiguous()
+    )
+
+    def make(side: str, steps: int) -> Method:
+        net = nn.Sequential(Conv4(1, 16, "batch", generator()), nn.Linear(64, 5))
+        nn.init.normal_(net[1].weight, std=0.1, generator=generator())
+        nn.init.zeros_(net[1].bias)
+        return method(side, problem, net, 0.01, steps)
+
+    return make, Episodes(batch(1), batch(5))
+
+
+def gradient(one: Method, episodes: Episodes) -> Tensor:
+    one.zero_grad()
+    one.losses(episodes).mean().backward()
+    return torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None])
+
+
+def peak(one: Method, episodes: Episodes) -> float:
+    """The most memory that a step holds at once beyond what was there before, in MB."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record_of:
+        gradient(one, episodes)
+    events = [e for e in record_of.profiler.kineto_results.events() if e.name() == "[memory]"]
+    ordered = np.array([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
+    return float(np.cumsum(ordered).max() / 2**20)
+
+
+def seconds(sides: dict[str, Method], episodes: Episodes, budget: float) -> dict[str, float]:
+    """Processor time of a step, the median of at least two rounds; as many as ``budget`` seconds allow, at most 20."""
+    taken: dict[str, list[float]] = {side: [] for side in sides}
+    began = time.perf_counter()
+    for done in range(21):
+        for side, one in sides.items():
+            start = time.thread_time()
+            gradient(one, episodes)
+            taken[side].append(time.thread_time() - start)
+        if done >= 2 and time.perf_counter() - began > budget:
+            break
+    return {side: float(np.median(values[1:])) for side, values in taken.items()}
+
+
+def measure(setup: Callable[[], tuple[Make, Episodes]], budget: float) -> dict[str, dict[int, tuple[float, float]]]:
+    """For each side and number of steps: milliseconds and MB."""
+    found: dict[str, dict[int, tuple[float, float]]] = {side: {} for side in COLOURS}
+    make, episodes = setup()
+    for steps in STEPS:
+        sides = {side: make(side, steps) for side in COLOURS}
+        plain, adjoint = (gradient(sides[side], episodes) for side in ("plain", "adjoint"))
+        apart = float((plain - adjoint).norm() / plain.norm())
+        times = seconds(sides, episodes, budget)
+        for side, one in sides.items():
+            found[side][steps] = times[side] * 1e3, peak(one, episodes)
+        line = "   ".join(f"{side} {found[side][steps][0]:8.1f} ms {found[side][steps][1]:7.1f} MB" for side in found)
+        print(f"  {steps:4d} steps   {line}   gradients differ by {apart:.1e}", flush=True)
+    return found
+
+
+def draw(tables: dict[str, dict[str, dict[int, tuple[float, float]]]]) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 2, figsize=(8.4, 5.6), sharex=True, layout="constrained")
+    for column, (title, found) in enumerate(tables.items()):
+        for row, what in enumerate(("ms a training step", "peak memory of a step, MB")):
+            panel = panels[row, column]
+            for side, values in found.items():
+                panel.plot(STEPS, [values[s][row] for s in STEPS], "o-", ms=4, color=COLOURS[side], label=LABELS[side])
+            panel.set(xscale="log", yscale="log", ylabel=what if column == 0 else "")
+            panel.set_xticks(STEPS, [str(s) for s in STEPS])
+            panel.minorticks_off()
+            panel.grid(alpha=0.3)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0, column].set_title(title, fontsize=10)
+        panels[1, column].set_xlabel("inner steps")
+    panels[1, 1].legend(frameon=False, fontsize=9, loc="upper left")
+    figure.savefig(HERE / "adjoint.png", dpi=130)
+
+
+def main() -> None:
+    """Measure both problems, draw, record."""
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    print(hardware())
+    tables = {}
+    for title, setup in (
+        ("sinusoids, 25 tasks, MLP 1-40-40-1", sinusoids),
+        ("images, 4 tasks, Conv4 width 16", images),
+    ):
+        print(title)
+        tables[title] = measure(setup, 1.0)
+    draw(tables)
+    minutes = (time.perf_counter() - begin) / 60
+    rows = []
+
+    def row(system: str, what: str, value: float, target: float, source: str) -> None:
+        rows.append(
+            Row(system, what, "ratio", value, None, None, 1, 1, target, "lower", source, "cpu", round(minutes, 1),
+                "python benchmarks/adjoint.py")
+        )  # fmt: skip
+
+    once_more = "computed: the forward half of each step is taken twice"
+    for title, found in tables.items():
+        plain, adjoint, implicit = (found[side] for side in COLOURS)
+        memory, took = (adjoint[100][i] / plain[100][i] for i in (1, 0))
+        row("maml", f"{title}, 100 steps: peak memory, adjoint / plain", memory, 1.0, "computed")
+        row("maml", f"{title}, 100 steps: time, adjoint / plain", took, 2.0, once_more)
+        grows = f"computed: flat (plain MAML: {plain[100][1] / plain[10][1]:.1f})"
+        row("imaml", f"{title}: peak memory, 100 steps / 10 steps", implicit[100][1] / implicit[10][1], 1.05, grows)
+    record(HERE.parent / "recipes" / "adjoint", rows)
+    print(f"{minutes:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
