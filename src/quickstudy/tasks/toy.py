@@ -1,4 +1,4 @@
-"""Families whose optimum is known: sinusoids, and linear tasks with a knob for how much they share."""
+"""Families whose optimum is known: sinusoids, linear tasks of unlike curvature, and ones that share as one says."""
 
 from __future__ import annotations
 
@@ -40,6 +40,67 @@ class Sinusoids:
         y = amplitude * torch.sin(x - phase)
         k = self.shots
         return Episodes(Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:]))
+
+
+@dataclass(frozen=True)
+class UnlikeCurvature:
+    r"""Linear tasks, most of them flat and around one point, some steep and around the opposite one.
+
+    A task's loss is :math:`\tfrac{h}{2} \lVert \phi - w \rVert^2` on the support exactly (its inputs are the axes,
+    scaled), and on the query in expectation. One step of rate alpha from theta leaves
+    :math:`(1 - \alpha h)(\theta - w)`, so that in the mean over tasks
+
+    .. math::
+        \nabla_\theta = \mathbb E\, h (1 - \alpha h)^2 (\theta - w) \qquad \text{first order: }
+        \mathbb E\, h (1 - \alpha h) (\theta - w)
+
+    Where a step oversets steep tasks (alpha h > 1) the first-order gradient pushes away from them, not towards.
+
+    Args:
+        size: f, numbers in an input.
+        curvature: h of flat and of steep tasks.
+        share: of steep tasks.
+        spread: standard deviation of each weight around +-1, the flat tasks' and the steep ones' centre.
+        queries: points to be judged on.
+    """
+
+    size: int = 4
+    curvature: tuple[float, float] = (2.0, 6.0)
+    share: float = 0.2
+    spread: float = 0.2
+    queries: int = 16
+
+    @property
+    def problem(self) -> Problem:
+        """F numbers in, one out."""
+        return Problem((self.size,), "regression", 1, metric="explained variance")
+
+    def sample(self, n: int, generator: torch.Generator) -> Episodes:
+        """Episodes of n tasks. Shape: support.x ``[n, f, f]``, query.x ``[n, queries, f]``."""
+        steep = torch.rand(n, 1, 1, generator=generator) < self.share
+        w = torch.where(steep, -1.0, 1.0) + self.spread * torch.randn(n, self.size, 1, generator=generator)
+        # mean squared error of rows c * e_j has the Hessian 2 c^2 / f
+        h = torch.where(steep, self.curvature[1], self.curvature[0])
+        x = (h * self.size / 2).sqrt() * torch.eye(self.size)
+        q = (h / 2).sqrt() * torch.randn(n, self.queries, self.size, generator=generator)
+        return Episodes(Batch(x, x @ w), Batch(q, q @ w))
+
+    def best_start(self, rate: float, *, first_order: bool = False) -> float:
+        """Where the gradient is zero, the same number for each weight; a maximum where the weights sum below zero."""
+        power = 1 if first_order else 2
+        flat, steep = (
+            share * h * (1 - rate * h) ** power
+            for share, h in zip((1 - self.share, self.share), self.curvature, strict=True)
+        )
+        return (flat - steep) / (flat + steep)
+
+    def loss(self, theta: float, rate: float) -> float:
+        """Mean squared error on the query, in expectation, after one step from theta in each weight."""
+        each = ((1 - self.share, self.curvature[0], 1.0), (self.share, self.curvature[1], -1.0))
+        return sum(
+            share * h / 2 * (1 - rate * h) ** 2 * self.size * ((theta - centre) ** 2 + self.spread**2)
+            for share, h, centre in each
+        )
 
 
 def planted(
