@@ -187,7 +187,7 @@ def _cells(plan: Plan, study: Study) -> tuple[list[Cell], dict[str, dict[str, st
             continue
         problem = study.arena(question, 0, shots=plan.shots or None, episodes=1).problem
         steps = plan.steps or default_steps(problem)
-        every = max(1, steps // (10 if is_large(problem) else 25))
+        every = max(1, steps // (5 if is_large(problem) else 25))
         refusals = {name: find(name).refuses(problem) for name in names}
         skipped[question] = {name: why for name, why in refusals.items() if why}
         cells += [

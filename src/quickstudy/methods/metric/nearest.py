@@ -43,7 +43,7 @@ class NearestNeighbour(Method):
     reference: ClassVar[str] = "Cover, Hart 1967, IEEE Trans. Inform. Theory 13:21-27"
     shares: ClassVar[bool] = False
     trains: ClassVar[bool] = False
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"k": (1, 3, 10)}
+    settings: ClassVar[dict[str, tuple[float, ...]]] = {"k": (1, 10)}
 
     def __init__(self, problem: Problem, *, metric: Literal["cosine", "euclidean"] | None = None, k: int = 1) -> None:
         super().__init__(problem)
