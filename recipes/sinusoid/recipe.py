@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.distributions import Distribution
 
 from quickstudy.core import Episodes, Method, Problem
@@ -45,7 +44,6 @@ class Setup:
         tests: gradient steps at test; 0 for a method that has none to choose.
         net: whether the method takes the paper's net.
         compile: whether training steps are compiled.
-        std: of the first weights, a truncated normal, as in the released code of MAML; 0 for He's.
     """
 
     settings: dict[str, object]
@@ -53,7 +51,6 @@ class Setup:
     tests: tuple[int, ...] = (1, 5, 10)
     net: bool = True
     compile: bool = True
-    std: float = 0.0
 
     def method(self, name: str, problem: Problem, seed: int) -> Method:
         """The method with first weights of a seed."""
@@ -61,14 +58,11 @@ class Setup:
         if not self.net:
             return build(find(name), problem, seed, **self.settings)
         net = MLP((1, 40, 40, 1), generator)
-        for part, weight in net.named_parameters():
-            if self.std and part.endswith("weight"):
-                nn.init.trunc_normal_(weight, std=self.std, a=-2 * self.std, b=2 * self.std, generator=generator)
         return build(find(name), problem, seed, net=net, **self.settings)
 
 
 SETUPS = {
-    "maml": Setup({"inner_lr": 0.01, "steps": 1}, 50_000, std=0.01),
+    "maml": Setup({"inner_lr": 0.01, "steps": 1}, 70_000),
     "meta-sgd": Setup({"inner_lr": 0.01, "steps": 1}, 30_000, tests=(1,)),
     "mamlpp": Setup({"inner_lr": 0.001, "steps": 5, "anneal": 3_000}, 12_000, tests=(5,)),
     "context": Setup({"inner_lr": 1.0, "steps": 1}, 30_000),
@@ -108,7 +102,8 @@ def run(name: str, seed: int) -> dict[str, object]:
         generator=torch.Generator().manual_seed(seed), checkpoint=RUNS / f"{name}-{seed}.safetensors", resume=True,
     )  # fmt: skip
     minutes = (time.process_time() - begin) / 60
-    test = Sinusoids(shots=5, queries=100).sample(TASKS, torch.Generator().manual_seed(12345))
+    # not the tasks on which shorter runs, smaller first weights and another rate were tried (seed 12345)
+    test = Sinusoids(shots=5, queries=100).sample(TASKS, torch.Generator().manual_seed(777))
     scores = {str(steps): errors(method, test, steps) for steps in setup.tests}
     means = {steps: round(float(np.mean(each)), 3) for steps, each in scores.items()}
     print(f"{name} seed {seed}: {means}, {minutes:.1f} processor minutes", flush=True)
