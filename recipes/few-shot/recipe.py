@@ -1,11 +1,11 @@
-"""Few-shot learners on Omniglot, Vinyals split, rotations as classes of their own, beside the published figures.
+"""Few-shot learners on Omniglot (Vinyals split, rotations as classes of their own) and CIFAR-FS, beside the papers.
 
-    QUICKSTUDY_DATA=... python recipes/few-shot-omniglot/recipe.py METHOD [METHOD ...] [--seed 0] [--threads 2]
+    QUICKSTUDY_DATA=... python recipes/few-shot/recipe.py METHOD [METHOD ...] [--data cifar-fs] [--seed 0] [--threads 2]
 
 One training run a method and seed, at most 10 minutes on two cores (tier ``cpu``; a row's minutes are the processor's,
-divided by two); then 1000 test episodes of each setting, of characters that no training run has seen. The parameters
-are those that did best on 200 validation episodes. "Transductive" marks methods that normalise by the statistics of
-the query. A run that was stopped goes on from its checkpoint in ``runs/few-shot-omniglot``; a finished one is read.
+divided by two); then 1000 test episodes of each setting, of classes that no training run has seen. The parameters are
+those that did best on 200 validation episodes. "Transductive" marks methods that normalise by the statistics of the
+query. A run that was stopped goes on from its checkpoint in ``runs/few-shot``; a finished one is read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from quickstudy.training import fit, task_scores
 from quickstudy.training.checkpoint import write_json
 
 FOLDER = Path(__file__).parent
-RUNS = Path("runs/few-shot-omniglot")
+RUNS = Path("runs/few-shot")
 SETTINGS = ((5, 1), (5, 5), (20, 1), (20, 5))  # ways, shots
 Build = Callable[[Problem, torch.Generator], Method]
 
@@ -121,7 +121,7 @@ def around(name: str, part: str = "encoder", **settings: object) -> Build:
 
 NORM = "transductive: batch statistics; 32 filters"
 
-SETUPS: dict[str, Setup] = {
+OMNIGLOT: dict[str, Setup] = {
     "prototypical": Setup(
         encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
     ),
@@ -145,20 +145,40 @@ SETUPS: dict[str, Setup] = {
     "in-context": Setup(encoded("in-context", 32), 6000, queries=3, tasks=16, note="32 filters"),
     "hypernetwork": Setup(encoded("hypernetwork", 32), 6000, queries=3, tasks=16, note="32 filters"),
 }  # fmt: skip
+CIFAR: dict[str, Setup] = {  # the strided net, not the pooled one of the papers
+    "nearest-neighbour": Setup(plain("nearest-neighbour"), steps=0, tests=SETTINGS[:2], note="raw pixels: the floor"),
+    "prototypical": Setup(encoded("prototypical"), 6000, ways=20, tasks=2, tests=SETTINGS[:2], note="20-way training"),
+    "r2d2": Setup(encoded("r2d2"), 4000, tasks=12, note="64 filters"),
+    "metaoptnet": Setup(encoded("metaoptnet"), 3000, tasks=8, note="64 filters"),
+    "maml": Setup(inner("maml", inner_lr=0.1, steps=3, test_steps=5), 4000, tasks=4, note=NORM),
+    "anil": Setup(inner("anil", inner_lr=0.1, steps=3, test_steps=5), 4000, tasks=4, note=NORM),
+    "fine-tune": Setup(plain("fine-tune", steps=50), 6000, ways=20, tasks=2, tests=SETTINGS[:2], note="tuned head"),
+}  # fmt: skip
+SETUPS = {"omniglot": OMNIGLOT, "cifar-fs": CIFAR}
+TITLES = {"omniglot": "Omniglot", "cifar-fs": "CIFAR-FS (JPEG copy)"}
 
 # accuracy in per cent at SETTINGS; where it was published
-PUBLISHED: dict[str, tuple[tuple[float | None, ...], str]] = {
-    "prototypical": ((98.8, 99.7, 96.0, 98.9), "Snell et al. 2017, table 1"),
-    "matching": ((98.1, 98.9, 93.8, 98.5), "Vinyals et al. 2016, table 1"),
-    "relation": ((99.6, 99.8, 97.6, 99.1), "Sung et al. 2018, table 1"),
-    "siamese": ((97.3, 98.4, 88.2, 97.0), "Koch et al. 2015, in Vinyals et al. 2016, table 1"),
-    "maml": ((98.7, 99.9, 95.8, 98.9), "Finn et al. 2017, table 1"),
-    "fomaml": ((98.3, 99.2, 89.4, 97.9), "Nichol et al. 2018"),
-    "reptile": ((97.68, 99.48, 89.43, 97.12), "Nichol et al. 2018, with transduction"),
-    "anil": ((None, None, 96.2, 98.0), "Raghu et al. 2020"),
-    "mamlpp": ((99.47, 99.85, 97.65, 99.33), "Antoniou et al. 2019, an ensemble"),
-    "snail": ((99.07, 99.78, 97.64, 99.36), "Mishra et al. 2018"),
-    "lstm-mann": ((82.8, 94.9, None, None), "Santoro et al. 2016, 2nd and 6th sight of a class, no convolutions"),
+Published = dict[str, tuple[tuple[float | None, ...], str]]
+PUBLISHED: dict[str, Published] = {
+    "omniglot": {
+        "prototypical": ((98.8, 99.7, 96.0, 98.9), "Snell et al. 2017, table 1"),
+        "matching": ((98.1, 98.9, 93.8, 98.5), "Vinyals et al. 2016, table 1"),
+        "relation": ((99.6, 99.8, 97.6, 99.1), "Sung et al. 2018, table 1"),
+        "siamese": ((97.3, 98.4, 88.2, 97.0), "Koch et al. 2015"),
+        "maml": ((98.7, 99.9, 95.8, 98.9), "Finn et al. 2017, table 1"),
+        "fomaml": ((98.3, 99.2, 89.4, 97.9), "Nichol et al. 2018"),
+        "reptile": ((97.68, 99.48, 89.43, 97.12), "Nichol et al. 2018, with transduction"),
+        "anil": ((None, None, 96.2, 98.0), "Raghu et al. 2020"),
+        "mamlpp": ((99.47, 99.85, 97.65, 99.33), "Antoniou et al. 2019, an ensemble"),
+        "snail": ((99.07, 99.78, 97.64, 99.36), "Mishra et al. 2018"),
+        "lstm-mann": ((82.8, 94.9, None, None), "Santoro et al. 2016, 2nd and 6th sight of a class, no convolutions"),
+    },
+    "cifar-fs": {
+        "prototypical": ((55.5, 72.0, None, None), "Lee et al. 2019, table 2, 64 filters, pooled"),
+        "maml": ((58.9, 71.5, None, None), "Lee et al. 2019, table 2, 32 filters, pooled"),
+        "r2d2": ((65.3, 79.4, None, None), "Lee et al. 2019, table 2, 96-192-384-512 filters"),
+        "metaoptnet": ((72.0, 84.2, None, None), "Lee et al. 2019, table 2, ResNet-12"),
+    },
 }
 # what a run of 10 minutes on two cores is to reach at SETTINGS
 TARGETS: dict[str, tuple[float | None, ...]] = {
@@ -177,12 +197,12 @@ def episodes(data: SplitClasses, part: str, ways: int, shots: int, queries: int,
     return family.sample(n, torch.Generator().manual_seed(seed))
 
 
-def run(name: str, seed: int, data: SplitClasses) -> dict[str, object]:
+def run(where: str, name: str, seed: int, data: SplitClasses) -> dict[str, object]:
     """One training run and its tests, or what an earlier one found."""
-    out = RUNS / f"{name}-{seed}.json"
+    out = RUNS / f"{where}-{name}-{seed}.json"
     if out.is_file():
         return dict(json.loads(out.read_text()))
-    setup = SETUPS[name]
+    setup = SETUPS[where][name]
     family = ClassEpisodes(
         data.classes, data.splits["train"], ways=setup.ways, shots=setup.shots, queries=setup.queries, known=True
     )
@@ -193,7 +213,7 @@ def run(name: str, seed: int, data: SplitClasses) -> dict[str, object]:
         history = fit(
             method, family, steps=setup.steps, tasks=setup.tasks, lr=setup.lr, every=max(1, setup.steps // 12),
             validation=episodes(data, "val", ways, shots, min(5, setup.test_queries), 200, 1),
-            generator=torch.Generator().manual_seed(seed), checkpoint=RUNS / f"{name}-{seed}.safetensors", resume=True,
+            generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"), resume=True,
             progress=lambda done, steps: watch(name, done, steps),
         )  # fmt: skip
     minutes = (time.perf_counter() - begin) / 60
@@ -209,25 +229,25 @@ def run(name: str, seed: int, data: SplitClasses) -> dict[str, object]:
     return result
 
 
-def rows_of(name: str, runs: list[dict[str, object]]) -> list[Row]:
+def rows_of(data: str, name: str, runs: list[dict[str, object]]) -> list[Row]:
     """What the finished runs of a method claim."""
-    setup = SETUPS[name]
+    setup = SETUPS[data][name]
     rows = []
     for ways, shots in setup.tests:
         where = SETTINGS.index((ways, shots))
         scores = np.array([r["scores"][f"{ways}w{shots}s"] for r in runs])  # type: ignore[index]
         ours = estimate(scores, np.ones(scores.shape[1]), np.random.default_rng(0))
-        published, paper = PUBLISHED.get(name, ((None,) * 4, "no figure published"))
-        target = TARGETS.get(name, (None,) * 4)[where]
+        published, paper = PUBLISHED[data].get(name, ((None,) * 4, "no figure published"))
+        target = TARGETS.get(name, (None,) * 4)[where] if data == "omniglot" else None
         theirs = published[where]
         source = f"{paper}: {theirs}" if theirs is not None else paper
         goal = target if target is not None else theirs if theirs is not None else 100.0 / ways
         rows.append(
-            Row(name, f"Omniglot {ways}-way {shots}-shot, Vinyals split, 1000 test episodes; {setup.note}",
+            Row(name, f"{TITLES[data]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}",
                 "accuracy", ours.mean, ours.low, ours.high, 1000, len(runs), goal / 100, "higher",
                 f"{'issue; ' if target is not None else ''}{source}", "cpu",
                 round(max(float(r["cpu"]) for r in runs) / 2, 1),  # type: ignore[arg-type]
-                f"python recipes/few-shot-omniglot/recipe.py {name}"),
+                f"python recipes/few-shot/recipe.py {name}{'' if data == 'omniglot' else f' --data {data}'}"),
         )  # fmt: skip
     return rows
 
@@ -235,17 +255,18 @@ def rows_of(name: str, runs: list[dict[str, object]]) -> list[Row]:
 def main() -> None:
     """Train what is not there yet, then record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="+", choices=list(SETUPS))
+    parser.add_argument("methods", nargs="+", help=f"{', '.join(OMNIGLOT)}")
+    parser.add_argument("--data", choices=list(SETUPS), default="omniglot")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    data = load("omniglot").meet
+    data = load(given.data).meet
     assert isinstance(data, SplitClasses)
     for name in given.methods:
-        run(name, given.seed, data)
-        finished = [json.loads(path.read_text()) for path in sorted(RUNS.glob(f"{name}-?.json"))]
-        for row in rows_of(name, finished):
+        run(given.data, name, given.seed, data)
+        finished = [json.loads(path.read_text()) for path in sorted(RUNS.glob(f"{given.data}-{name}-?.json"))]
+        for row in rows_of(given.data, name, finished):
             record(FOLDER, [row])
             print(row)
 
