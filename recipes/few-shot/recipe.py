@@ -125,7 +125,7 @@ OMNIGLOT: dict[str, Setup] = {
     "prototypical": Setup(
         encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
     ),
-    "nearest-neighbour": Setup(plain("nearest-neighbour"), steps=0, tests=SETTINGS, note="raw pixels: the floor"),
+    "nearest-neighbour": Setup(plain("nearest-neighbour"), 0, ways=20, tests=SETTINGS, note="raw pixels: the floor"),
     "matching": Setup(around("matching"), 8000, ways=20, tasks=2, tests=SETTINGS[:2], note="trained 20-way 1-shot"),
     "relation": Setup(around("relation"), steps=4500, tasks=8, note="5-way training"),
     "siamese": Setup(around("siamese"), steps=6000, ways=20, tasks=1, note="trained on pairs of 20-way episodes"),
