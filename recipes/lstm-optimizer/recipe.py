@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from quickstudy.core import Batch, Episodes, Problem
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.methods import MAML, LSTMOptimizer
-from quickstudy.methods._inner import settle, spread, task_loss, trainable
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import spread, task_loss, trainable
 from quickstudy.training import fit
 
 COMMAND = "python recipes/lstm-optimizer/recipe.py"

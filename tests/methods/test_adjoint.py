@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Problem
 from quickstudy.methods import MAML
-from quickstudy.methods._inner import Params, descend, descend_adjoint, task_loss, trainable
+from quickstudy.methods._adjoint import descend_adjoint
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import Params, task_loss, trainable
 from quickstudy.nets.basic import MLP, Conv4
 from quickstudy.training.compiled import CompiledLosses
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Problem
 from quickstudy.methods import ANIL, CAVIA, FOMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile
-from quickstudy.methods._inner import for_tasks
+from quickstudy.methods._nets import for_tasks
 
 REGRESSION = Problem((2,), "regression", 1, metric="explained variance")
 IMAGES = Problem((1, 6, 6), "classification", 2, n_classes=5, shared_labels=False)

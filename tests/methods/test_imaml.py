@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Problem
 from quickstudy.methods import IMAML, MAML
-from quickstudy.methods._inner import Params
+from quickstudy.methods._nets import Params
 from quickstudy.methods.gradient.imaml import conjugate_gradient
 from quickstudy.nets.basic import MLP
 from quickstudy.tasks.toy import Sinusoids

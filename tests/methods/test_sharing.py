@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from quickstudy.core import Batch, Episodes, InputError, Problem
 from quickstudy.methods import FiLM, FineTune, Independent, MultiHead, Pooled
-from quickstudy.methods._inner import settle, spread, task_loss, trainable
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import spread, task_loss, trainable
 
 NUMBERS = Problem((3,), "regression", 1, n_tasks=4, metric="explained variance")
 CLASSES = Problem((3,), "classification", 2, n_classes=5, shared_labels=False)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from quickstudy.core import Batch, Problem
 from quickstudy.methods._embed import class_means
-from quickstudy.methods._inner import Params, settle
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import Params
 
 Head = Params  # weight [T, outputs, features] and bias [T, outputs]
 

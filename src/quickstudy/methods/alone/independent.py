@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._inner import Params, predict_each, settle, spread, task_loss
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import Params, predict_each, spread, task_loss
 from quickstudy.nets import net_for
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import (
     Params,
     default_rate,
-    descend,
     net_to_adapt,
     predict_each,
     task_loss,
@@ -34,8 +34,8 @@ class ANIL(Method):
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Its head is the last of
             its parts that has parameters (all of it where it has no parts). In a Sequential everything before is
             computed once; other modules are run as a whole at each step. Batch normalisation uses each task's own
-            batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
-        inner_lr: alpha, on the mean loss; None: :func:`~quickstudy.methods._inner.default_rate`.
+            batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
+        inner_lr: alpha, on the mean loss; None: :func:`~quickstudy.methods._nets.default_rate`.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         generator: draws the first weights.

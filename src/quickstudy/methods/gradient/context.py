@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
-from quickstudy.methods._inner import Params, descend, net_to_adapt, predict_each, run, uses_batch_statistics
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import Params, net_to_adapt, predict_each, run, uses_batch_statistics
 from quickstudy.nets.basic import initialise
 
 PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -33,7 +34,7 @@ class CAVIA(Method):
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]`` with such layers; by default the net that suits the inputs. Its
             structure is copied, its parameters are the very ones given. Batch normalisation uses each task's own
-            batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
+            batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
         size: numbers in z.
         inner_lr: alpha, on the mean loss; None stands for the paper's 1, and for 10 on class episodes, where the
             default net's head starts at a tenth of its usual size and at 1 does not begin to learn (Omniglot).

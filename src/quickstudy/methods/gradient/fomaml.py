@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import descend, straight_through
+from quickstudy.methods._nets import (
     default_rate,
-    descend,
     net_to_adapt,
     predict_each,
-    straight_through,
     task_loss,
     trainable,
     uses_batch_statistics,
@@ -33,8 +32,8 @@ class FOMAML(Method):
     Args:
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
-            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
-        inner_lr: alpha, on the mean loss; None: :func:`~quickstudy.methods._inner.default_rate`.
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
+        inner_lr: alpha, on the mean loss; None: :func:`~quickstudy.methods._nets.default_rate`.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         generator: draws the first weights.

@@ -11,16 +11,13 @@ from torch.autograd.function import once_differentiable
 from torch.func import vmap
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._adjoint import no_history_of, product_with_hessian
+from quickstudy.methods._inner import check_step, each_gradient, looking
+from quickstudy.methods._nets import (
     Params,
     TaskLoss,
-    check_step,
-    each_gradient,
-    looking,
     net_to_adapt,
-    no_history_of,
     predict_each,
-    product_with_hessian,
     spread,
     task_loss,
     trainable,

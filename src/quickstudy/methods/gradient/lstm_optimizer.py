@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import check_step, each_gradient, looking
+from quickstudy.methods._nets import (
     Params,
-    check_step,
-    each_gradient,
-    looking,
     net_to_adapt,
     predict_each,
     spread,

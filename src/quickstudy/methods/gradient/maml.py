@@ -8,15 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._inner import (
-    descend,
-    descend_adjoint,
-    net_to_adapt,
-    predict_each,
-    task_loss,
-    trainable,
-    uses_batch_statistics,
-)
+from quickstudy.methods._adjoint import descend_adjoint
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
 
 
 class MAML(Method):
@@ -29,7 +23,7 @@ class MAML(Method):
     Args:
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
-            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import take_step
+from quickstudy.methods._nets import (
     Params,
     default_rate,
     net_to_adapt,
     predict_each,
     run,
     spread,
-    take_step,
     trainable,
     uses_batch_statistics,
 )
@@ -40,9 +40,9 @@ class MAMLPlusPlus(Method):
     Args:
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
-            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
             Weights that are frozen when the method is made stay so.
-        inner_lr: what every step size starts from; None: :func:`~quickstudy.methods._inner.default_rate`.
+        inner_lr: what every step size starts from; None: :func:`~quickstudy.methods._nets.default_rate`.
         steps: K, gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``. Steps beyond K are taken as step K is.
         anneal: training steps until only the last step's loss counts; 0 for that from the start.

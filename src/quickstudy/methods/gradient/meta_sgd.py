@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import (
     default_rate,
-    descend,
     net_to_adapt,
     predict_each,
     task_loss,
@@ -29,9 +29,9 @@ class MetaSGD(Method):
     Args:
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
-            uses each task's own batch: :func:`~quickstudy.methods._inner.for_tasks` says what becomes of such parts.
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
             Weights that are frozen when the method is made have no step size.
-        inner_lr: what every entry of alpha starts from; None: :func:`~quickstudy.methods._inner.default_rate`.
+        inner_lr: what every entry of alpha starts from; None: :func:`~quickstudy.methods._nets.default_rate`.
         steps: gradient steps in training, all with the same alpha.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         generator: draws the first weights.

@@ -11,7 +11,8 @@ from torch.func import functional_call, vmap
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, answerable, class_means
-from quickstudy.methods._inner import Params, descend, for_tasks, trainable, uses_batch_statistics
+from quickstudy.methods._inner import descend
+from quickstudy.methods._nets import Params, for_tasks, trainable, uses_batch_statistics
 from quickstudy.nets import encoder_for
 from quickstudy.nets.basic import Norm
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._inner import (
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import (
     Params,
     net_to_adapt,
     predict_each,
-    settle,
     spread,
     task_loss,
     trainable,
@@ -34,7 +34,7 @@ class Reptile(Method):
     Args:
         problem: what the tasks look like.
         net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
-            uses each task's own batch, the paper's "transduction": :func:`~quickstudy.methods._inner.for_tasks`.
+            uses each task's own batch, the paper's "transduction": :func:`~quickstudy.methods._nets.for_tasks`.
         inner_lr: Adam's step size in a task.
         steps: k, steps in training; more than one, or Reptile trains on the mean task only.
         rows: examples of a training step; other ones at each, as the paper finds necessary.

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Normal
 
 from quickstudy.core import Batch, Method, Predictor, Problem
 from quickstudy.methods._embed import embed
-from quickstudy.methods._inner import at_rest
+from quickstudy.methods._nets import at_rest
 from quickstudy.nets import encoder_for
 
 

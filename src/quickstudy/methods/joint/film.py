@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
-from quickstudy.methods._inner import Params, at_rest, settle
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import Params, at_rest
 from quickstudy.nets import net_for
 
 

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call, grad, jacrev, vmap
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Prediction, Predictor, Problem, RunError
-from quickstudy.methods._inner import Params, trainable
+from quickstudy.methods._nets import Params, trainable
 
 ROWS = 64  # examples whose gradients are held at once
 _Square = Callable[[Params, Tensor, Tensor], Params]

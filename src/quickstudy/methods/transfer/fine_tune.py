@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
 from quickstudy.methods._embed import embed
 from quickstudy.methods._heads import Head, apply, fit_heads, fresh_heads
-from quickstudy.methods._inner import at_rest, predict_each, settle, spread, task_loss, trainable
+from quickstudy.methods._inner import settle
+from quickstudy.methods._nets import at_rest, predict_each, spread, task_loss, trainable
 from quickstudy.nets import net_for
 
 
