@@ -292,7 +292,8 @@ class Method(nn.Module):
         uncertain: whether predictions say how much the support leaves open: a distribution over the tasks that it
             may have come from shows in a spread that is calibrated and shrinks as K grows.
         lr: the step size that training takes unless told otherwise.
-        settings: settings of ``adapt`` that are chosen on validation data after training, with their values.
+        settings: settings of ``adapt`` that are chosen on validation data after training, with their values. An
+            instance may try fewer where inputs are dear.
     """
 
     name: ClassVar[str] = ""
@@ -310,7 +311,7 @@ class Method(nn.Module):
     consistent: bool = False
     uncertain: ClassVar[bool] = False
     lr: ClassVar[float] = 1e-3
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {}
+    settings: dict[str, tuple[float, ...]] = {}
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()

@@ -390,12 +390,12 @@ class SecretlyShares(Rows):
 
 @breaks(law.settings_exist)
 class InventsASetting(Sound):
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"temperature": (1.0, 2.0)}
+    settings: dict[str, tuple[float, ...]] = {"temperature": (1.0, 2.0)}
 
 
 @breaks(law.settings_exist)
 class CannotTakeItsSetting(Sound):
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"k": (1, 0)}
+    settings: dict[str, tuple[float, ...]] = {"k": (1, 0)}
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)

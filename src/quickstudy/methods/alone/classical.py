@@ -91,7 +91,7 @@ class Ridge(_Classical):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Hoerl, Kennard 1970, Technometrics 12:55-67"
     consistent = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"alpha": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
+    settings: dict[str, tuple[float, ...]] = {"alpha": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)}
 
     def __init__(self, problem: Problem, *, alpha: float = 1.0) -> None:
         super().__init__(problem)
@@ -128,7 +128,7 @@ class Logistic(_Classical):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Cox 1958, J. R. Stat. Soc. B 20:215-242"
     consistent = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
+    settings: dict[str, tuple[float, ...]] = {"C": (0.0001, 0.001, 0.01, 0.1, 1.0)}
 
     def __init__(self, problem: Problem, *, C: float = 0.1) -> None:
         super().__init__(problem)

@@ -42,7 +42,7 @@ class Independent(Method):
     uses_task: ClassVar[bool] = True
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     consistent = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (30, 150)}
+    settings: dict[str, tuple[float, ...]] = {"steps": (30, 150)}
 
     def __init__(
         self,

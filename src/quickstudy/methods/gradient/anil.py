@@ -55,7 +55,7 @@ class ANIL(Method):
     summary: ClassVar[str] = "MAML whose inner loop moves the head only"
     reference: ClassVar[str] = "Raghu et al. 2020, arXiv:1909.09157"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class CAVIA(Method):
     summary: ClassVar[str] = "a context vector adapts from zero, the net that reads it does not"
     reference: ClassVar[str] = "Zintgraf et al. 2019, arXiv:1810.03642"
     label_equivariant: ClassVar[bool] = False  # each label has its own row of the head
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class FOMAML(Method):
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class IMAML(Method):
     reference: ClassVar[str] = "Rajeswaran et al. 2019, arXiv:1909.04630"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # that of the inner optimum, which finitely many steps only come near
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (3, 10)}
 
     def __init__(
         self,

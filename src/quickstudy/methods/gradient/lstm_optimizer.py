@@ -72,7 +72,7 @@ class LSTMOptimizer(Method):
     reference: ClassVar[str] = "Ravi & Larochelle 2017, ICLR; Andrychowicz et al. 2016, arXiv:1606.04474"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # gradients and losses are inputs, taken as constants
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (3, 5, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (3, 5, 10)}
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from quickstudy.core import Batch, Method, Predictor, Problem
 from quickstudy.methods._adjoint import descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
+from quickstudy.nets import is_large
 
 
 class MAML(Method):
@@ -49,7 +50,7 @@ class MAML(Method):
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     expressive: ClassVar[bool] = True  # a deep net and one step: Finn, Levine 2018, arXiv:1710.11622
     consistent = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 5)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 5, 10)}
 
     def __init__(
         self,
@@ -64,6 +65,8 @@ class MAML(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
+        if is_large(problem):
+            self.settings = {"test_steps": (1, 5)}
         self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.adjoint, self.exact_gradient = adjoint, not first_order

@@ -48,7 +48,7 @@ class MetaSGD(Method):
     summary: ClassVar[str] = "MAML with a learned step size for every weight"
     reference: ClassVar[str] = "Li et al. 2017, arXiv:1707.09835"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

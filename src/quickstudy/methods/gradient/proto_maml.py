@@ -50,7 +50,7 @@ class ProtoMAML(Method):
     name: ClassVar[str] = "proto-maml"
     summary: ClassVar[str] = "MAML whose head starts from the class means"
     reference: ClassVar[str] = "Triantafillou et al. 2020, arXiv:1903.03096"
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (1, 3, 10)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(
         self,

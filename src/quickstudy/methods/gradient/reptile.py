@@ -55,7 +55,7 @@ class Reptile(Method):
     reference: ClassVar[str] = "Nichol et al. 2018, arXiv:1803.02999"
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # the end of a task's training is taken as a constant
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"test_steps": (5, 20, 50)}
+    settings: dict[str, tuple[float, ...]] = {"test_steps": (5, 20, 50)}
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ class FiLM(Method):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Perez et al. 2018, arXiv:1709.07871"
     uses_task: ClassVar[bool] = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}
+    settings: dict[str, tuple[float, ...]] = {"steps": (0, 10, 50, 200)}
 
     def __init__(
         self,

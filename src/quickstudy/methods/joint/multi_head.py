@@ -43,7 +43,7 @@ class MultiHead(Method):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Caruana 1997, Machine Learning 28:41-75"
     uses_task: ClassVar[bool] = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50, 200)}
+    settings: dict[str, tuple[float, ...]] = {"steps": (0, 10, 50, 200)}
 
     def __init__(
         self,

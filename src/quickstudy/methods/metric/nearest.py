@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, squared_distance
+from quickstudy.nets import is_large
 
 
 class NearestNeighbour(Method):
@@ -43,10 +44,12 @@ class NearestNeighbour(Method):
     reference: ClassVar[str] = "Cover, Hart 1967, IEEE Trans. Inform. Theory 13:21-27"
     shares: ClassVar[bool] = False
     trains: ClassVar[bool] = False
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"k": (1, 10)}
+    settings: dict[str, tuple[float, ...]] = {"k": (1, 3, 10)}
 
     def __init__(self, problem: Problem, *, metric: Literal["cosine", "euclidean"] | None = None, k: int = 1) -> None:
         super().__init__(problem)
+        if is_large(problem):
+            self.settings = {"k": (1, 10)}
         self.metric = metric or ("cosine" if len(problem.x_shape) == 3 else "euclidean")
         if self.metric not in ("cosine", "euclidean"):
             raise InputError(f"Expected the metric 'cosine' or 'euclidean'. Found {metric!r}. Name one of the two.")

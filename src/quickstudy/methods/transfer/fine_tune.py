@@ -12,7 +12,7 @@ from quickstudy.methods._embed import embed
 from quickstudy.methods._heads import Head, apply, fit_heads, fresh_heads
 from quickstudy.methods._inner import settle
 from quickstudy.methods._nets import at_rest, predict_each, spread, task_loss, trainable
-from quickstudy.nets import net_for
+from quickstudy.nets import is_large, net_for
 
 
 class FineTune(Method):
@@ -51,7 +51,7 @@ class FineTune(Method):
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Chen et al. 2019, arXiv:1904.04232"
     consistent = True
-    settings: ClassVar[dict[str, tuple[float, ...]]] = {"steps": (0, 10, 50)}
+    settings: dict[str, tuple[float, ...]] = {"steps": (0, 10, 50, 200)}
 
     def __init__(
         self,
@@ -64,6 +64,8 @@ class FineTune(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
+        if is_large(problem):
+            self.settings = {"steps": (0, 10, 50)}
         self.tune = tune or ("all" if problem.shared_labels else "head")
         self.consistent = self.tune == "all"  # a head is bound by what the trunk kept
         self.steps, self.inner_lr = steps, inner_lr or (3e-4 if self.tune == "all" else 1e-2)
