@@ -53,7 +53,8 @@ class MetaNetworks(Method):
         Munkhdalai, Yu 2017, Meta Networks, arXiv:1703.00837. Simplified: fast weights for the layers on top of the
         features, not for convolutions; d maps each gradient and averages (there: an LSTM over some of the examples),
         so that order has no effect; u learns by the task's loss through a slow last layer C; a learned sharpness
-        beta. Gradients enter as logarithm and sign, Andrychowicz et al. 2016, arXiv:1606.04474, appendix A, with p = 7 for their 10.
+        beta. Gradients enter as logarithm and sign, Andrychowicz et al. 2016, arXiv:1606.04474, appendix A, with
+        p = 7 for their 10.
     """
 
     name: ClassVar[str] = "meta-networks"
