@@ -155,7 +155,7 @@ CIFAR: dict[str, Setup] = {  # the strided net, not the pooled one of the papers
     "fine-tune": Setup(plain("fine-tune", steps=50), 6000, ways=20, tasks=2, tests=SETTINGS[:2], note="tuned head"),
 }  # fmt: skip
 SETUPS = {"omniglot": OMNIGLOT, "cifar-fs": CIFAR}
-TITLES = {"omniglot": "Omniglot", "cifar-fs": "CIFAR-FS (JPEG copy)"}
+TITLES = {"omniglot": "Omniglot (Vinyals split)", "cifar-fs": "CIFAR-FS (JPEG copy)"}
 
 # accuracy in per cent at SETTINGS; where it was published
 Published = dict[str, tuple[tuple[float | None, ...], str]]
@@ -207,14 +207,23 @@ def run(where: str, name: str, seed: int, data: SplitClasses) -> dict[str, objec
         data.classes, data.splits["train"], ways=setup.ways, shots=setup.shots, queries=setup.queries, known=True
     )
     method = setup.build(family.problem, torch.Generator().manual_seed(seed))
-    begin, processor = time.perf_counter(), time.process_time()
+    clock = out.with_suffix(".seconds")  # the processor's seconds of this run before it was stopped
+    before = float(clock.read_text()) if clock.is_file() else 0.0
+    begin, processor = time.perf_counter(), time.process_time() - before
+    every = max(1, setup.steps // 12)
+
+    def report(done: int, steps: int) -> None:
+        watch(name, done, steps)
+        if done % every == 0:  # with the checkpoint
+            clock.write_text(str(time.process_time() - processor))
+
     ways, shots = setup.tests[0]
     with Watch(Console()) as watch:
         history = fit(
-            method, family, steps=setup.steps, tasks=setup.tasks, lr=setup.lr, every=max(1, setup.steps // 12),
+            method, family, steps=setup.steps, tasks=setup.tasks, lr=setup.lr, every=every,
             validation=episodes(data, "val", ways, shots, min(5, setup.test_queries), 200, 1),
             generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"), resume=True,
-            progress=lambda done, steps: watch(name, done, steps),
+            progress=report,
         )  # fmt: skip
     minutes = (time.perf_counter() - begin) / 60
     cpu = (time.process_time() - processor) / 60
