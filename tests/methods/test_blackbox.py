@@ -11,8 +11,8 @@ from torch.distributions import Normal
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Problem
 from quickstudy.methods import CNP, LSTMMANN, SNAIL, AttentiveCNP, Hypernetwork, InContext, MetaNetworks
-from quickstudy.methods._embed import NEVER
-from quickstudy.methods.blackbox._reading import attend, known, real_first
+from quickstudy.methods._embed import NEVER, known
+from quickstudy.methods.blackbox._reading import attend, real_first
 from quickstudy.methods.blackbox.snail import _Dense
 from quickstudy.methods.registry import build
 from quickstudy.training import fit

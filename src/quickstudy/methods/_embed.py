@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Batch, Episodes
+from quickstudy.core import Batch, Episodes, Problem
 
 NEVER = -1e4  # the logit of a class that has no example in the support; finite, so that losses stay finite
 
@@ -28,6 +28,24 @@ def answerable(episodes: Episodes, n_classes: int) -> Episodes:
     member = torch.nn.functional.one_hot(support.y, n_classes) * support.weights.unsqueeze(-1)
     known = (member.sum(1) > 0).gather(1, query.y)
     return replace(episodes, query=replace(query, weight=query.weights * known))
+
+
+def members(problem: Problem, support: Batch) -> Tensor:
+    """Which examples belong to which class, padding to none. Shape: bool ``[T, N, n]``."""
+    classes = torch.arange(problem.n_outputs, device=support.y.device)
+    return (support.y.unsqueeze(1) == classes.unsqueeze(1)) & (support.weights > 0).unsqueeze(1)
+
+
+def mask_absent(problem: Problem, prediction: Tensor, support: Batch) -> Tensor:
+    """The logits with NEVER for each class without support; numbers as they are. Shape: ``[T, m, N]``."""
+    if problem.kind == "regression":
+        return prediction
+    return prediction.masked_fill(~members(problem, support).any(-1).unsqueeze(1), NEVER)
+
+
+def known(problem: Problem, episodes: Episodes) -> Episodes:
+    """The episodes without the query examples that nobody could answer, see :func:`answerable`."""
+    return answerable(episodes, problem.n_outputs) if problem.kind == "classification" else episodes
 
 
 def class_means(features: Tensor, support: Batch, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from quickstudy.core import InputError, Problem
 from quickstudy.nets import net_for
-from quickstudy.nets.basic import _BatchNorm
+from quickstudy.nets.basic import Norm, _BatchNorm
 
 Params = dict[str, Tensor]
 TaskLoss = Callable[[Params, Tensor, Tensor, Tensor | None], Tensor]
@@ -31,8 +31,13 @@ def net_to_adapt(problem: Problem, net: nn.Module | None, generator: torch.Gener
     """The net that inner loops adapt: the one that suits the inputs, or a user's own (:func:`for_tasks`)."""
     if net is not None:
         return for_tasks(net)
-    # tasks of a table are padded to one length, and batch statistics would count the padding
-    return net_for(problem, "none" if problem.n_tasks else "batch", generator)
+    return net_for(problem, norm_to_adapt(problem), generator)
+
+
+def norm_to_adapt(problem: Problem) -> Norm:
+    """How nets that inner loops adapt normalise: by the batch at hand, where no padding would count in it."""
+    # tasks of a table are padded to one length
+    return "none" if problem.n_tasks else "batch"
 
 
 def default_rate(problem: Problem) -> float:

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.core import Batch, Episodes, Problem
-from quickstudy.methods._embed import NEVER, answerable
+from quickstudy.core import Batch, Problem
+from quickstudy.methods._embed import NEVER
 from quickstudy.nets import encoder_for
 
 
@@ -46,24 +46,6 @@ def labels_of(problem: Problem, support: Batch) -> Tensor:
     if problem.kind == "classification":
         return F.one_hot(support.y, problem.n_outputs).to(support.x.dtype)
     return F.pad(support.y, (0, 1), value=1.0)
-
-
-def members(problem: Problem, support: Batch) -> Tensor:
-    """Which examples belong to which class, padding to none. Shape: bool ``[T, N, n]``."""
-    classes = torch.arange(problem.n_outputs, device=support.y.device)
-    return (support.y.unsqueeze(1) == classes.unsqueeze(1)) & (support.weights > 0).unsqueeze(1)
-
-
-def mask_absent(problem: Problem, prediction: Tensor, support: Batch) -> Tensor:
-    """The logits with NEVER for each class without support; numbers as they are. Shape: ``[T, m, N]``."""
-    if problem.kind == "regression":
-        return prediction
-    return prediction.masked_fill(~members(problem, support).any(-1).unsqueeze(1), NEVER)
-
-
-def known(problem: Problem, episodes: Episodes) -> Episodes:
-    """The episodes without the query examples that nobody could answer, see :func:`answerable`."""
-    return answerable(episodes, problem.n_outputs) if problem.kind == "classification" else episodes
 
 
 def real_first(support: Batch) -> tuple[Batch, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Prediction, Predictor, Problem
-from quickstudy.methods._embed import embed
-from quickstudy.methods.blackbox._reading import attend, features_for, known, mask_absent, members
+from quickstudy.methods._embed import embed, known, mask_absent, members
+from quickstudy.methods.blackbox._reading import attend, features_for
 from quickstudy.nets import MLP
 
 

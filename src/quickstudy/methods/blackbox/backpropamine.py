@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, embed
+from quickstudy.methods._embed import answerable, embed, mask_absent
 from quickstudy.nets import encoder_for
 from quickstudy.nets.plastic import Plastic
 
@@ -92,11 +92,10 @@ class Backpropamine(Method):
             said = self.layer.read(h[:, i : i + 1], synapses).squeeze(1).softmax(-1)
             signal = torch.tanh(self.modulator(torch.cat([h[:, i], said, y[:, i]], -1))).squeeze(1)
             synapses = self.layer.write(synapses, h[:, i], y[:, i], signal, weight[:, i])
-        present = (y * weight.unsqueeze(-1)).sum(1) > 0
 
         def predict(x: Tensor) -> Tensor:
             logits = self.layer.read(torch.tanh(embed(self.encoder, x)), synapses)
-            return logits.masked_fill(~present.unsqueeze(1), NEVER)
+            return mask_absent(self.problem, logits, support)
 
         return predict
 

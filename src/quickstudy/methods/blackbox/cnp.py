@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from quickstudy.core import Batch, Episodes, Method, Prediction, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, class_means, embed
+from quickstudy.methods._embed import NEVER, class_means, embed, known
 from quickstudy.nets import MLP, encoder_for
 
 
@@ -64,9 +64,7 @@ class CNP(Method):
 
     def losses(self, episodes: Episodes) -> Tensor:
         """-log p of the query; in classification over the examples whose class is in the support."""
-        if self.problem.kind == "classification":
-            episodes = answerable(episodes, self.problem.n_outputs)
-        return super().losses(episodes)
+        return super().losses(known(self.problem, episodes))
 
     def _regress(self, support: Batch) -> Predictor:
         w = support.weights.unsqueeze(-1)

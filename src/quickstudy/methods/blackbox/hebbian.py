@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, embed
+from quickstudy.methods._embed import answerable, embed, mask_absent
 from quickstudy.nets import encoder_for
 from quickstudy.nets.plastic import Alpha, Plastic
 
@@ -85,11 +85,10 @@ class Hebbian(Method):
         synapses = self.layer.start(support.n_tasks)
         for i in range(support.n):
             synapses = self.layer.write(synapses, h[:, i], y[:, i], weight=weight[:, i])
-        present = (y * weight.unsqueeze(-1)).sum(1) > 0
 
         def predict(x: Tensor) -> Tensor:
             logits = self.layer.read(torch.tanh(embed(self.encoder, x)), synapses)
-            return logits.masked_fill(~present.unsqueeze(1), NEVER)
+            return mask_absent(self.problem, logits, support)
 
         return predict
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import class_means, embed
+from quickstudy.methods._embed import class_means, embed, known, mask_absent
 from quickstudy.methods._heads import apply
-from quickstudy.methods.blackbox._reading import features_for, known, mask_absent
+from quickstudy.methods.blackbox._reading import features_for
 from quickstudy.nets import MLP, encoder_for
 
 

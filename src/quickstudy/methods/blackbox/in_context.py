@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
-from quickstudy.methods._embed import embed
-from quickstudy.methods.blackbox._reading import attend, features_for, known, mask_absent, members
+from quickstudy.methods._embed import embed, known, mask_absent, members
+from quickstudy.methods.blackbox._reading import attend, features_for
 from quickstudy.nets import MLP
 
 

@@ -9,15 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
-from quickstudy.methods._embed import embed
-from quickstudy.methods.blackbox._reading import (
-    features_for,
-    known,
-    label_size,
-    labels_of,
-    mask_absent,
-    real_first,
-)
+from quickstudy.methods._embed import embed, known, mask_absent
+from quickstudy.methods.blackbox._reading import features_for, label_size, labels_of, real_first
 from quickstudy.nets.basic import initialise
 
 DECAY = 0.95  # gamma, how much of a slot's use is remembered

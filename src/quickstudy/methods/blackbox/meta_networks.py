@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import embed
+from quickstudy.methods._embed import embed, known, mask_absent
 from quickstudy.methods._nets import Params
-from quickstudy.methods.blackbox._reading import features_for, known, mask_absent, softmax_over
+from quickstudy.methods.blackbox._reading import features_for, softmax_over
 from quickstudy.nets import MLP
 from quickstudy.nets.basic import initialise
 

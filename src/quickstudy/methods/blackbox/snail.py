@@ -9,16 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
-from quickstudy.methods._embed import embed
-from quickstudy.methods.blackbox._reading import (
-    features_for,
-    known,
-    label_size,
-    labels_of,
-    mask_absent,
-    real_first,
-    softmax_over,
-)
+from quickstudy.methods._embed import embed, known, mask_absent
+from quickstudy.methods.blackbox._reading import features_for, label_size, labels_of, real_first, softmax_over
 from quickstudy.nets.basic import initialise
 
 

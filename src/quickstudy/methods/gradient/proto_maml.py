@@ -12,9 +12,8 @@ from torch.func import functional_call, vmap
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, answerable, class_means
 from quickstudy.methods._inner import descend
-from quickstudy.methods._nets import Params, for_tasks, trainable, uses_batch_statistics
+from quickstudy.methods._nets import Params, for_tasks, norm_to_adapt, trainable, uses_batch_statistics
 from quickstudy.nets import encoder_for
-from quickstudy.nets.basic import Norm
 
 
 class ProtoMAML(Method):
@@ -64,9 +63,9 @@ class ProtoMAML(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
-        # tasks of a table are padded to one length, and batch statistics would count the padding
-        norm: Norm = "none" if problem.n_tasks else "batch"
-        self.encoder = encoder_for(problem, norm, generator)[0] if encoder is None else for_tasks(encoder)
+        self.encoder = (
+            encoder_for(problem, norm_to_adapt(problem), generator)[0] if encoder is None else for_tasks(encoder)
+        )
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.exact_gradient = not first_order
         self.transductive = uses_batch_statistics(self.encoder)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, class_means, embed
+from quickstudy.methods._embed import answerable, embed, mask_absent
 from quickstudy.nets import encoder_for
 
 
@@ -69,7 +69,6 @@ class LRD2(Method):
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Take Newton steps on each task's head."""
         features = embed(self.encoder, support.x)
-        _, present = class_means(features, support, self.problem.n_outputs)
         x = F.pad(features, (0, 1), value=1.0)
         y = F.one_hot(support.y, self.problem.n_outputs).to(x.dtype).mT  # [T, N, n]
         w = logistic(x, y, support.weights, self.log_strength.exp(), self.steps)
@@ -78,7 +77,7 @@ class LRD2(Method):
 
         def predict(x: Tensor) -> Tensor:
             logits = F.pad(embed(self.encoder, x), (0, 1), value=1.0) @ w.mT
-            return logits.masked_fill(~present.unsqueeze(1), NEVER)
+            return mask_absent(self.problem, logits, support)
 
         return predict
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, class_means, embed
+from quickstudy.methods._embed import embed, known, mask_absent
 from quickstudy.methods.joint.mean_ridge import ridge
 from quickstudy.nets import encoder_for
 
@@ -74,18 +74,15 @@ class R2D2(Method):
             head = ridge(features, support.y, support.weights, penalty)
             return lambda x: embed(self.encoder, x) @ head[:, :-1] + head[:, -1:]
 
-        _, present = class_means(features, support, self.problem.n_outputs)
         member = F.one_hot(support.y, self.problem.n_outputs).to(features.dtype)
         head = ridge(features, member, support.weights, penalty)
 
         def predict(x: Tensor) -> Tensor:
             score = embed(self.encoder, x) @ head[:, :-1] + head[:, -1:]
-            return (self.log_scale.exp() * score + self.bias).masked_fill(~present.unsqueeze(1), NEVER)
+            return mask_absent(self.problem, self.log_scale.exp() * score + self.bias, support)
 
         return predict
 
     def losses(self, episodes: Episodes) -> Tensor:
         """The query's loss; in classification over the examples whose class is in the support."""
-        if self.problem.kind == "classification":
-            episodes = answerable(episodes, self.problem.n_outputs)
-        return super().losses(episodes)
+        return super().losses(known(self.problem, episodes))
