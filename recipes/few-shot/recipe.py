@@ -1,11 +1,16 @@
 """Few-shot learners on Omniglot (Vinyals split, rotations as classes of their own) and CIFAR-FS, beside the papers.
 
-    QUICKSTUDY_DATA=... python recipes/few-shot/recipe.py METHOD [METHOD ...] [--data cifar-fs] [--seed 0] [--threads 2]
+    QUICKSTUDY_DATA=... python recipes/few-shot/recipe.py METHOD [METHOD ...] [--data cifar-fs] [--net resnet-12]
+        [--seeds 0] [--tier cpu] [--device cpu] [--threads 2] [--smoke]
 
-One training run a method and seed, at most 10 minutes on two cores (tier ``cpu``; a row's minutes are the processor's,
-divided by two); then 1000 test episodes of each setting, of classes that no training run has seen. The parameters are
-those that did best on 200 validation episodes. "Transductive" marks methods that normalise by the statistics of the
-query. A run that was stopped goes on from its checkpoint in ``runs/few-shot``; a finished one is read.
+A method has one training run or two (5 and 20 ways) a seed. Tier ``cpu``: each takes at most 10 minutes on two cores;
+a row's minutes are the processor's, divided by two. Tier ``full``: the published number of steps where it was found,
+three seeds, for an accelerator. Then 1000 test episodes of each setting, of classes that no training run has seen. The
+parameters, and the number of gradient steps at test, are those that did best on 200 validation episodes.
+"Transductive" marks methods that normalise by the statistics of the query.
+
+A run that was stopped goes on from its checkpoint in ``runs/few-shot``; a finished one is read. ``--smoke`` takes a few
+steps in a folder of its own and records nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +19,9 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +31,9 @@ from torch import Tensor, nn
 from quickstudy.core import Episodes, Method, Problem
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import estimate
+from quickstudy.methods import FineTune
 from quickstudy.methods.registry import build, find
-from quickstudy.nets import encoder_for, net_for
+from quickstudy.nets import ResNet12, encoder_for, net_for
 from quickstudy.progress import Watch
 from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
@@ -42,7 +49,7 @@ Build = Callable[[Problem, torch.Generator], Method]
 
 @dataclass(frozen=True)
 class Setup:
-    """How one method is trained at tier ``cpu``.
+    """One training run of a method, and what it is tested on.
 
     Args:
         build: the method for a problem.
@@ -54,7 +61,9 @@ class Setup:
         lr: Adam's first step size.
         tests: settings that the trained method is tested on.
         note: what a reader must know of the protocol.
-        test_queries: queries of a class at test; 1 where batch statistics make them count (the papers' habit).
+        choose: values of the method's setting of adaptation (its number of gradient steps), the best on validation is
+            taken.
+        full: what tier ``full`` changes.
     """
 
     build: Build
@@ -66,7 +75,8 @@ class Setup:
     lr: float = 1e-3
     tests: tuple[tuple[int, int], ...] = ((5, 1),)
     note: str = ""
-    test_queries: int = 15
+    choose: tuple[int, ...] = ()
+    full: dict[str, int] = field(default_factory=dict)
 
 
 class Bfloat16(nn.Module):
@@ -81,6 +91,17 @@ class Bfloat16(nn.Module):
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             features = self.encoder(x.contiguous(memory_format=torch.channels_last))
         return features.float()
+
+
+class On:
+    """A family whose episodes come on another device."""
+
+    def __init__(self, family: ClassEpisodes, device: str) -> None:
+        self.family, self.device, self.problem = family, device, family.problem
+
+    def sample(self, n: int, generator: torch.Generator) -> Episodes:
+        """Drawn on the processor, so that a seed means the same episodes everywhere."""
+        return self.family.sample(n, generator).to(self.device)
 
 
 def encoded(name: str, width: int = 64, **settings: object) -> Build:
@@ -119,43 +140,162 @@ def around(name: str, part: str = "encoder", **settings: object) -> Build:
     return make
 
 
-NORM = "transductive: batch statistics; 32 filters"
+def residual(name: str, norm: str = "running", width: int = 16, **settings: object) -> Build:
+    """A method on ResNet-12 of 16, 40, 80, 160 filters, a quarter of the usual, whose maps are averaged at the end."""
 
-OMNIGLOT: dict[str, Setup] = {
-    "prototypical": Setup(
-        encoded("prototypical"), steps=12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot",
+    def make(problem: Problem, generator: torch.Generator) -> Method:
+        net: nn.Module = ResNet12(problem.x_shape[0], width, norm, generator)  # type: ignore[arg-type]
+        if norm == "running":
+            return build(find(name), problem, 0, encoder=Bfloat16(net), generator=generator, **settings)
+        head = nn.Linear(10 * width, problem.n_outputs)
+        nn.init.normal_(head.weight, std=0.1 * (10 * width) ** -0.5, generator=generator)
+        nn.init.zeros_(head.bias)
+        return build(find(name), problem, 0, net=nn.Sequential(net, head), generator=generator, **settings)
+
+    return make
+
+
+def pretrained(width: int) -> Build:
+    """Fine-tuning of a head: on the four blocks of some filters, or on the residual net (0)."""
+
+    def make(problem: Problem, generator: torch.Generator) -> Method:
+        if width:
+            trunk, size = encoder_for(problem, generator=generator, width=width)
+        else:
+            trunk, size = ResNet12(problem.x_shape[0], 16, "running", generator), 160
+        head = nn.Linear(size, FineTune.head_size(problem))
+        nn.init.normal_(head.weight, std=size**-0.5, generator=generator)
+        nn.init.zeros_(head.bias)
+        return FineTune(problem, nn.Sequential(Bfloat16(trunk), head), tune="head", generator=generator)
+
+    return make
+
+
+NORM = "transductive: batch statistics"
+N32, N64 = f"{NORM}; 32 filters", f"{NORM}; 64 filters"
+ALL5, ALL20 = SETTINGS[:2], SETTINGS[2:]
+LOOKS, HEADS = (1, 3, 5, 10), (0, 10, 50, 200)
+MAML_5 = {"steps": 60_000, "tasks": 32}  # Finn et al. 2017, A.1
+MAML_20 = {"steps": 60_000, "tasks": 16}
+LONG = {"steps": 60_000}  # where no published number was found
+
+OMNIGLOT: dict[str, tuple[Setup, ...]] = {
+    "prototypical": (
+        Setup(encoded("prototypical"), 12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
     ),
-    "nearest-neighbour": Setup(plain("nearest-neighbour"), 0, ways=20, tests=SETTINGS, note="raw pixels: the floor"),
-    "matching": Setup(around("matching"), 8000, ways=20, tasks=2, tests=SETTINGS[:2], note="trained 20-way 1-shot"),
-    "relation": Setup(around("relation"), steps=4500, tasks=8, note="5-way training"),
-    "siamese": Setup(around("siamese"), steps=6000, ways=20, tasks=1, note="trained on pairs of 20-way episodes"),
-    "r2d2": Setup(encoded("r2d2", 32), steps=7000, tasks=12, note="32 filters"),
-    "metaoptnet": Setup(encoded("metaoptnet", 32), steps=4000, tasks=8, note="32 filters"),
-    "lr-d2": Setup(encoded("lr-d2", 32), steps=4000, tasks=8, note="32 filters"),
-    "maml": Setup(inner("maml", inner_lr=0.4, steps=1, test_steps=3), 8000, queries=3, tasks=16, note=NORM),
-    "fomaml": Setup(inner("fomaml", inner_lr=0.4, steps=1, test_steps=10), 6000, queries=3, tasks=16, note=NORM),
-    "anil": Setup(inner("anil", inner_lr=0.4, steps=1, test_steps=10), 6000, queries=3, tasks=16, note=NORM),
-    "meta-sgd": Setup(inner("meta-sgd", inner_lr=0.4, steps=1, test_steps=3), 6000, queries=3, tasks=16, note=NORM),
-    "mamlpp": Setup(inner("mamlpp", steps=2), 5000, queries=3, tasks=8, note=NORM),
-    "proto-maml": Setup(plain("proto-maml"), 6000, queries=3, tasks=8, note=NORM),
-    "reptile": Setup(inner("reptile"), 4000, shots=5, queries=5, tasks=5, note=NORM),
-    "snail": Setup(encoded("snail", 32, length=6), 7000, queries=3, tasks=16, note="32 filters"),
-    "lstm-mann": Setup(encoded("lstm-mann", 32), 7000, queries=3, tasks=16, lr=2e-3, note="32 filters"),
-    "cnp": Setup(around("cnp", "features"), 6000, tasks=12, note="32 filters"),
-    "in-context": Setup(encoded("in-context", 32), 6000, queries=3, tasks=16, note="32 filters"),
-    "hypernetwork": Setup(encoded("hypernetwork", 32), 6000, queries=3, tasks=16, note="32 filters"),
+    "nearest-neighbour": (
+        Setup(plain("nearest-neighbour"), 0, ways=20, tests=SETTINGS, note="raw pixels: the floor"),
+    ),
+    "matching": (
+        Setup(around("matching"), 9000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot; 32 filters", full=LONG),
+    ),
+    "relation": (
+        Setup(around("relation"), 5000, ways=20, queries=3, tests=SETTINGS, note="trained 20-way 1-shot; 32 filters",
+              full={"steps": 1_000_000, "tasks": 1}),
+    ),
+    "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes", full=LONG),),
+    "infinite-mixture": (
+        Setup(encoded("infinite-mixture", 32), 6000, ways=40, note="trained 40-way 1-shot; 32 filters", full=LONG),
+    ),
+    "r2d2": (
+        Setup(encoded("r2d2"), 7000, ways=20, tasks=2, tests=SETTINGS, note="trained 20-way 1-shot; 64 filters",
+              full=LONG),
+    ),
+    "metaoptnet": (Setup(encoded("metaoptnet", 32), 5000, tasks=8, note="32 filters", full=LONG),),
+    "lr-d2": (Setup(encoded("lr-d2", 32), 5000, tasks=8, note="32 filters", full=LONG),),
+    "maml": (
+        Setup(inner("maml", 64, inner_lr=0.4), 6000, queries=3, tasks=16, tests=ALL5, choose=LOOKS, full=MAML_5,
+              note=N64),
+        Setup(inner("maml", 64, inner_lr=0.4), 3000, ways=20, queries=2, tasks=6, tests=ALL20, choose=LOOKS,
+              full=MAML_20, note=N64),
+    ),
+    "fomaml": (Setup(inner("fomaml", inner_lr=0.1), 6000, queries=3, tasks=16, choose=LOOKS, full=MAML_5, note=N32),),
+    "anil": (
+        Setup(inner("anil", 64, inner_lr=0.4), 5000, queries=3, tasks=16, choose=LOOKS, full=MAML_5, note=N64),
+    ),
+    "meta-sgd": (
+        Setup(inner("meta-sgd", 64, inner_lr=0.4, steps=1), 5000, queries=3, tasks=16, choose=LOOKS, full=MAML_5,
+              note=N64),
+    ),
+    "mamlpp": (Setup(inner("mamlpp", 64, steps=2), 4000, queries=3, tasks=8, full=MAML_5, note=N64),),
+    "context": (Setup(inner("context", inner_lr=0.4), 5000, queries=3, tasks=16, choose=LOOKS, full=MAML_5, note=N32),),
+    "imaml": (
+        Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=8, cg_steps=2), 2500, queries=3, tasks=8,
+              full=MAML_5, note=N32),
+    ),
+    "proto-maml": (Setup(plain("proto-maml"), 8000, queries=3, tasks=8, choose=LOOKS, full=MAML_5, note=N32),),
+    "leo": (Setup(plain("leo"), 4000, queries=3, tasks=8, full=LONG, note="32 filters"),),
+    "reptile": (
+        Setup(inner("reptile"), 4000, shots=5, queries=5, tasks=5, full={"steps": 100_000}, note=N32),
+    ),
+    "snail": (
+        Setup(encoded("snail", 64, length=6), 5000, queries=3, tasks=16, tests=SETTINGS[:1], full=LONG,
+              note="64 filters"),
+        Setup(encoded("snail", 64, length=26), 2500, shots=5, queries=3, tasks=8, tests=SETTINGS[1:2], full=LONG,
+              note="64 filters"),
+        Setup(encoded("snail", 64, length=21), 3500, ways=20, queries=2, tasks=6, tests=ALL20, full=LONG,
+              note="trained 20-way 1-shot; 64 filters"),
+    ),
+    "lstm-mann": (Setup(encoded("lstm-mann", 32), 7000, queries=3, tasks=16, lr=2e-3, note="32 filters", full=LONG),),
+    "cnp": (Setup(around("cnp", "features"), 6000, tasks=12, note="32 filters", full=LONG),),
+    "attentive-cnp": (Setup(encoded("attentive-cnp", 32), 5000, queries=3, tasks=12, note="32 filters", full=LONG),),
+    "in-context": (Setup(encoded("in-context", 32), 6000, queries=3, tasks=16, note="32 filters", full=LONG),),
+    "hypernetwork": (Setup(encoded("hypernetwork", 32), 6000, queries=3, tasks=16, note="32 filters", full=LONG),),
+    "meta-networks": (Setup(encoded("meta-networks", 32), 4000, queries=3, tasks=8, note="32 filters", full=LONG),),
+    "hebbian": (Setup(around("hebbian"), 5000, queries=3, tasks=16, note="32 filters", full=LONG),),
+    "backpropamine": (Setup(around("backpropamine"), 5000, queries=3, tasks=16, note="32 filters", full=LONG),),
 }  # fmt: skip
-CIFAR: dict[str, Setup] = {  # the strided net, not the pooled one of the papers
-    "nearest-neighbour": Setup(plain("nearest-neighbour"), steps=0, tests=SETTINGS[:2], note="raw pixels: the floor"),
-    "prototypical": Setup(encoded("prototypical"), 6000, ways=20, tasks=2, tests=SETTINGS[:2], note="20-way training"),
-    "r2d2": Setup(encoded("r2d2"), 4000, tasks=12, note="64 filters"),
-    "metaoptnet": Setup(encoded("metaoptnet"), 3000, tasks=8, note="64 filters"),
-    "maml": Setup(inner("maml", inner_lr=0.1, steps=3, test_steps=5), 4000, tasks=4, note=NORM),
-    "anil": Setup(inner("anil", inner_lr=0.1, steps=3, test_steps=5), 4000, tasks=4, note=NORM),
-    "fine-tune": Setup(plain("fine-tune", steps=50), 6000, ways=20, tasks=2, tests=SETTINGS[:2], note="tuned head"),
+# the strided net of four blocks, not the pooled one of the papers
+CIFAR: dict[str, tuple[Setup, ...]] = {
+    "nearest-neighbour": (
+        Setup(plain("nearest-neighbour"), 0, tests=ALL5, note="raw pixels: the floor"),
+    ),
+    "prototypical": (
+        Setup(encoded("prototypical"), 6000, ways=20, tasks=2, tests=ALL5, note="trained 20-way 1-shot; 64 filters",
+              full=LONG),
+    ),
+    "r2d2": (Setup(encoded("r2d2"), 4000, ways=16, tasks=4, tests=ALL5, note="trained 16-way 1-shot; 64 filters",
+                   full=LONG),),
+    "metaoptnet": (Setup(encoded("metaoptnet"), 3000, shots=5, tasks=6, tests=ALL5, note="64 filters", full=LONG),),
+    "maml": (
+        Setup(inner("maml", inner_lr=0.1, steps=3), 4000, tasks=4, tests=ALL5, choose=LOOKS, full=LONG, note=N32),
+    ),
+    "anil": (
+        Setup(inner("anil", 64, inner_lr=0.1, steps=3), 5000, tasks=4, tests=ALL5, choose=LOOKS, full=LONG, note=N64),
+    ),
+    "fine-tune": (
+        Setup(pretrained(64), 6000, ways=64, queries=2, tests=ALL5, choose=HEADS, full=LONG,
+              note="64 classes first, then a logistic head; 64 filters"),
+    ),
 }  # fmt: skip
-SETUPS = {"omniglot": OMNIGLOT, "cifar-fs": CIFAR}
-TITLES = {"omniglot": "Omniglot (Vinyals split)", "cifar-fs": "CIFAR-FS (JPEG copy)"}
+WIDE = "ResNet-12 of 16-40-80-160 filters"
+RESNET: dict[str, tuple[Setup, ...]] = {
+    "prototypical": (
+        Setup(residual("prototypical"), 3000, ways=16, queries=4, tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
+              full=LONG),
+    ),
+    "r2d2": (Setup(residual("r2d2"), 3000, ways=16, queries=4, tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
+                   full=LONG),),
+    "metaoptnet": (Setup(residual("metaoptnet"), 2500, shots=5, tasks=2, tests=ALL5, note=WIDE, full=LONG),),
+    "maml": (
+        Setup(residual("maml", "batch", inner_lr=0.1, steps=1), 1500, queries=3, tasks=2, tests=ALL5, choose=LOOKS,
+              full=LONG, note=f"{NORM}; {WIDE}"),
+    ),
+    "anil": (
+        Setup(residual("anil", "batch", inner_lr=0.1, steps=3), 2500, queries=3, tasks=2, tests=ALL5, choose=LOOKS,
+              full=LONG, note=f"{NORM}; {WIDE}"),
+    ),
+    "fine-tune": (
+        Setup(pretrained(0), 1000, ways=64, tests=ALL5, choose=HEADS, full=LONG,
+              note=f"64 classes first, then a logistic head; {WIDE}"),
+    ),
+}  # fmt: skip
+SETUPS = {"omniglot": OMNIGLOT, "cifar-fs": CIFAR, "cifar-fs-resnet": RESNET}
+TITLES = {
+    "omniglot": "Omniglot (Vinyals split)",
+    "cifar-fs": "CIFAR-FS (JPEG copy), four blocks",
+    "cifar-fs-resnet": "CIFAR-FS (JPEG copy)",
+}
 
 # accuracy in per cent at SETTINGS; where it was published
 Published = dict[str, tuple[tuple[float | None, ...], str]]
@@ -171,13 +311,17 @@ PUBLISHED: dict[str, Published] = {
         "anil": ((None, None, 96.2, 98.0), "Raghu et al. 2020"),
         "mamlpp": ((99.47, 99.85, 97.65, 99.33), "Antoniou et al. 2019, an ensemble"),
         "snail": ((99.07, 99.78, 97.64, 99.36), "Mishra et al. 2018"),
+        "imaml": ((99.16, 99.67, 94.46, 98.69), "Rajeswaran et al. 2019, gradient descent as inner solver"),
         "lstm-mann": ((82.8, 94.9, None, None), "Santoro et al. 2016, 2nd and 6th sight of a class, no convolutions"),
     },
-    "cifar-fs": {
-        "prototypical": ((55.5, 72.0, None, None), "Lee et al. 2019, table 2, 64 filters, pooled"),
-        "maml": ((58.9, 71.5, None, None), "Lee et al. 2019, table 2, 32 filters, pooled"),
-        "r2d2": ((65.3, 79.4, None, None), "Lee et al. 2019, table 2, 96-192-384-512 filters"),
-        "metaoptnet": ((72.0, 84.2, None, None), "Lee et al. 2019, table 2, ResNet-12"),
+    "cifar-fs": {  # pooled nets
+        "prototypical": ((55.5, 72.0, None, None), "Lee et al. 2019, table 2, 64 filters"),
+        "maml": ((58.9, 71.5, None, None), "Lee et al. 2019, table 2, 32 filters"),
+        "r2d2": ((60.0, 76.1, None, None), "Bertinetto et al., arXiv:1805.08136v1, 64 filters"),
+    },
+    "cifar-fs-resnet": {
+        "r2d2": ((65.3, 79.4, None, None), "Lee et al. 2019, table 2, four blocks of 96-192-384-512 filters"),
+        "metaoptnet": ((72.0, 84.2, None, None), "Lee et al. 2019, table 2, ResNet-12 of 64-160-320-640 filters"),
     },
 }
 # what a run of 10 minutes on two cores is to reach at SETTINGS
@@ -197,87 +341,122 @@ def episodes(data: SplitClasses, part: str, ways: int, shots: int, queries: int,
     return family.sample(n, torch.Generator().manual_seed(seed))
 
 
-def run(where: str, name: str, seed: int, data: SplitClasses) -> dict[str, object]:
+def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given: argparse.Namespace) -> dict[str, Any]:
     """One training run and its tests, or what an earlier one found."""
-    out = RUNS / f"{where}-{name}-{seed}.json"
+    folder = RUNS / "smoke" if given.smoke else RUNS if given.tier == "cpu" else RUNS / given.tier
+    out = folder / f"{where}-{name}-{number}-{seed}.json"
     if out.is_file():
         return dict(json.loads(out.read_text()))
-    setup = SETUPS[where][name]
-    family = ClassEpisodes(
+    setup = setup_of(where, name, number, given.tier)
+    steps = min(3, setup.steps) if given.smoke else setup.steps
+    train = ClassEpisodes(
         data.classes, data.splits["train"], ways=setup.ways, shots=setup.shots, queries=setup.queries, known=True
     )
-    method = setup.build(family.problem, torch.Generator().manual_seed(seed))
-    clock = out.with_suffix(".seconds")  # the processor's seconds of this run before it was stopped
-    before = float(clock.read_text()) if clock.is_file() else 0.0
-    begin, processor = time.perf_counter(), time.process_time() - before
-    every = max(1, setup.steps // 12)
+    family = On(train, given.device)
+    method = setup.build(family.problem, torch.Generator().manual_seed(seed)).to(given.device)
+    clock = out.with_suffix(".seconds")  # of this run before it was stopped
+    clock.parent.mkdir(parents=True, exist_ok=True)
+    now = time.process_time if given.device == "cpu" else time.perf_counter
+    begin = now() - (float(clock.read_text()) if clock.is_file() else 0.0)
+    every = max(1, steps // 12)
 
     def report(done: int, steps: int) -> None:
-        watch(name, done, steps)
+        watch(f"{name} {number}", done, steps)
         if done % every == 0:  # with the checkpoint
-            clock.write_text(str(time.process_time() - processor))
+            clock.write_text(str(now() - begin))
 
+    # queries of a class at test: 1 where batch statistics make them count (the papers' habit)
+    queries = 1 if method.transductive else 15
     ways, shots = setup.tests[0]
+    known = episodes(data, "val", ways, shots, min(5, queries), 200, 1).to(given.device)
     with Watch(Console()) as watch:
         history = fit(
-            method, family, steps=setup.steps, tasks=setup.tasks, lr=setup.lr, every=every,
-            validation=episodes(data, "val", ways, shots, min(5, setup.test_queries), 200, 1),
+            method, family, steps=steps, tasks=setup.tasks, lr=setup.lr, every=every, validation=known,
             generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"), resume=True,
             progress=report,
         )  # fmt: skip
-    minutes = (time.perf_counter() - begin) / 60
-    cpu = (time.process_time() - processor) / 60
+    chosen: dict[str, float] = {}
+    if setup.choose:
+        (key,) = method.settings
+        for value in setup.choose:
+            setattr(method, key, value)
+            chosen[str(value)] = float(task_scores(method, known).mean())
+        setattr(method, key, int(max(chosen, key=lambda value: chosen[value])))
+    minutes = (now() - begin) / 60
     scores = {}
     for ways, shots in setup.tests:
-        test = episodes(data, "test", ways, shots, setup.test_queries, 1000, 2)
+        test = episodes(data, "test", ways, shots, queries, 20 if given.smoke else 1000, 2).to(given.device)
         scores[f"{ways}w{shots}s"] = task_scores(method, test).tolist()
         print(f"{name} seed {seed} {ways}w{shots}s {100 * np.mean(scores[f'{ways}w{shots}s']):.2f}", flush=True)
-    result = {"scores": scores, "minutes": minutes, "cpu": cpu, "history": vars(history), "steps": setup.steps}
-    print(f"  {minutes:.1f} minutes, {cpu:.1f} of the processor's; validation", [f"{s:.4f}" for s in history.score])
+    result = {"scores": scores, "minutes": minutes, "history": vars(history), "steps": steps, "chosen": chosen}
+    print(f"  {minutes:.1f} minutes; validation", [f"{s:.4f}" for s in history.score], chosen)
     write_json(out, result)
     return result
 
 
-def rows_of(data: str, name: str, runs: list[dict[str, object]]) -> list[Row]:
-    """What the finished runs of a method claim."""
-    setup = SETUPS[data][name]
+def setup_of(where: str, name: str, number: int, tier: str) -> Setup:
+    """A set-up of a tier."""
+    setup = SETUPS[where][name][number]
+    return replace(setup, **setup.full) if tier == "full" else setup  # type: ignore[arg-type]
+
+
+def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
+    """What the finished runs of a set-up claim."""
+    folder = RUNS if tier == "cpu" else RUNS / tier
+    runs = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{where}-{name}-{number}-?.json"))]
+    setup = setup_of(where, name, number, tier)
+    command = f"python recipes/few-shot/recipe.py {name}" + {
+        "omniglot": "", "cifar-fs": " --data cifar-fs", "cifar-fs-resnet": " --data cifar-fs --net resnet-12",
+    }[where] + (" --tier full" if tier == "full" else "")  # fmt: skip
     rows = []
     for ways, shots in setup.tests:
-        where = SETTINGS.index((ways, shots))
-        scores = np.array([r["scores"][f"{ways}w{shots}s"] for r in runs])  # type: ignore[index]
+        at = SETTINGS.index((ways, shots))
+        scores = np.array([r["scores"][f"{ways}w{shots}s"] for r in runs])
         ours = estimate(scores, np.ones(scores.shape[1]), np.random.default_rng(0))
-        published, paper = PUBLISHED[data].get(name, ((None,) * 4, "no figure published"))
-        target = TARGETS.get(name, (None,) * 4)[where] if data == "omniglot" else None
-        theirs = published[where]
+        published, paper = PUBLISHED[where].get(name, ((None,) * 4, "no figure published"))
+        target = TARGETS.get(name, (None,) * 4)[at] if where == "omniglot" and tier == "cpu" else None
+        theirs = published[at]
         source = f"{paper}: {theirs}" if theirs is not None else paper
         goal = target if target is not None else theirs if theirs is not None else 100.0 / ways
+        # on two cores a run's time is half of the processor's
+        minutes = max(float(r["minutes"]) for r in runs) / (2 if tier == "cpu" else 1)
         rows.append(
-            Row(name, f"{TITLES[data]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}",
+            Row(name, f"{TITLES[where]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}",
                 "accuracy", ours.mean, ours.low, ours.high, 1000, len(runs), goal / 100, "higher",
-                f"{'issue; ' if target is not None else ''}{source}", "cpu",
-                round(max(float(r["cpu"]) for r in runs) / 2, 1),  # type: ignore[arg-type]
-                f"python recipes/few-shot/recipe.py {name}{'' if data == 'omniglot' else f' --data {data}'}"),
+                f"{'issue; ' if target is not None else ''}{source}", tier, round(minutes, 1), command),  # type: ignore[arg-type]
         )  # fmt: skip
     return rows
 
 
 def main() -> None:
     """Train what is not there yet, then record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="+", help=f"{', '.join(OMNIGLOT)}")
-    parser.add_argument("--data", choices=list(SETUPS), default="omniglot")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="+", help=f"all, or some of: {', '.join(OMNIGLOT)}")
+    parser.add_argument("--data", choices=["omniglot", "cifar-fs"], default="omniglot")
+    parser.add_argument("--net", choices=["four-blocks", "resnet-12"], default="four-blocks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="by default 0; in tier full 0 1 2")
+    parser.add_argument("--tier", choices=["cpu", "full"], default="cpu")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    where = given.data + ("-resnet" if given.net == "resnet-12" else "")
+    if where not in SETUPS:
+        parser.error(f"expected --net four-blocks with --data {given.data}; found {given.net}")
     data = load(given.data).meet
     assert isinstance(data, SplitClasses)
-    for name in given.methods:
-        run(given.data, name, given.seed, data)
-        finished = [json.loads(path.read_text()) for path in sorted(RUNS.glob(f"{given.data}-{name}-?.json"))]
-        for row in rows_of(given.data, name, finished):
-            record(FOLDER, [row])
-            print(row)
+    names = list(SETUPS[where]) if given.methods == ["all"] else given.methods
+    for name in names:
+        if name not in SETUPS[where]:
+            parser.error(f"expected one of {', '.join(SETUPS[where])}; found {name}")
+        for number in range(len(SETUPS[where][name])):
+            for seed in given.seeds or ((0, 1, 2) if given.tier == "full" else (0,)):
+                run(where, name, number, seed, data, given)
+            if not given.smoke:
+                rows = rows_of(where, name, number, given.tier)
+                record(FOLDER, rows)
+                print(*rows, sep="\n")
 
 
 if __name__ == "__main__":
