@@ -16,8 +16,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what training steps free, up to 2 GB, for the next step; gives whether it does.
 
     glibc hands large blocks back to the system as soon as they are free, so that the next step has each page of them
-    mapped and zeroed anew: up to a third of a step that takes second derivatives on images. Who chose by environment variable
-    what the allocator does is left alone, and so is every system but Linux with glibc.
+    mapped and zeroed anew: up to a third of a step that takes second derivatives on images. Who chose by environment
+    variable what the allocator does is left alone, and so is every system but Linux with glibc.
     """
     chosen = any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD"))
     if sys.platform != "linux" or chosen or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
