@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from quickstudy.core import InputError, Problem
 from quickstudy.nets import net_for
-from quickstudy.nets.basic import Norm, _BatchNorm
+from quickstudy.nets.basic import Norm, _BatchNorm, centre_and_scale
 
 Params = dict[str, Tensor]
 TaskLoss = Callable[[Params, Tensor, Tensor, Tensor | None], Tensor]
@@ -114,12 +114,10 @@ class _Norm(nn.Module):
         else:
             first = x.ndim - self.dims if self.dims else 2
             axes = (*((0,) if self.over == "batch" else ()), *range(first, x.ndim))
-            centred = x - x.mean(axes, keepdim=True)
-            scale = (centred.square().mean(axes, keepdim=True) + self.eps).rsqrt()
-        y: Tensor = centred * scale
+            centred, scale = centre_and_scale(x, axes, self.eps)
         weight, bias = self._parameters["weight"], self._parameters["bias"]  # None where the layer learns neither
-        y = y if weight is None else y * weight.view(room)
-        return y if bias is None else y + bias.view(room)
+        scale = scale if weight is None else scale * weight.view(room)
+        return centred * scale if bias is None else torch.addcmul(bias.view(room), centred, scale)
 
 
 def uses_batch_statistics(net: nn.Module) -> bool:

@@ -48,9 +48,19 @@ class _BatchNorm(nn.Module):
         # written out: under vmap the fused F.batch_norm has a wrong second derivative (torch 2.13, by 1 to 15 %),
         # because the mean and deviation that it keeps for the backward pass count as constants there
         axes, shape = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
-        centred = x - x.mean(axes, keepdim=True)
-        scale = self.weight.view(shape) * (centred.square().mean(axes, keepdim=True) + 1e-5).rsqrt()
-        return centred * scale + self.bias.view(shape)
+        centred, scale = centre_and_scale(x, axes, 1e-5)
+        return torch.addcmul(self.bias.view(shape), centred, scale * self.weight.view(shape))
+
+
+def centre_and_scale(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """``x`` less its mean over ``axes``, and one over its deviation there.
+
+    Each pass over ``x`` is one over a batch of images of every task, and derivatives double them. So sums stand for
+    means and a product for a square: what divides and what is subtracted is then one number a channel.
+    """
+    share = math.prod(x.shape[i] for i in axes)
+    centred = x + x.sum(axes, keepdim=True) * (-1 / share)
+    return centred, ((centred * centred).sum(axes, keepdim=True) * (1 / share) + eps).rsqrt()
 
 
 def norm_layer(norm: Norm, channels: int) -> list[nn.Module]:

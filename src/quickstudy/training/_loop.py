@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quickstudy.core import RunError
 from quickstudy.methods._inner import looking_for_trouble
 from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
+from quickstudy.training.memory import keep_freed_memory
 
 Combine = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -40,6 +41,7 @@ class Descent:
         generator: torch.Generator,
         checkpoint: Path | None,
     ) -> None:
+        keep_freed_memory()
         self.method, self.steps, self.lr = method, steps, lr
         self.generator, self.checkpoint = generator, checkpoint
         parameters = [p for p in method.parameters() if p.requires_grad]
