@@ -48,6 +48,15 @@ def known(problem: Problem, episodes: Episodes) -> Episodes:
     return answerable(episodes, problem.n_outputs) if problem.kind == "classification" else episodes
 
 
+def features_of(encoder: nn.Module, problem: Problem) -> int:
+    """How many features an encoder gives: it is run once, on zeros, in eval mode."""
+    training = encoder.training
+    with torch.no_grad():
+        size = encoder.eval()(torch.zeros(1, *problem.x_shape)).flatten(1).shape[1]
+    encoder.train(training)
+    return size
+
+
 def class_means(features: Tensor, support: Batch, n_classes: int) -> tuple[Tensor, Tensor]:
     """Mean feature of each class, and which classes have any example.
 

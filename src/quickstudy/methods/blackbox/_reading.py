@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Problem
-from quickstudy.methods._embed import NEVER
+from quickstudy.methods._embed import NEVER, features_of
 from quickstudy.nets import encoder_for
 
 
@@ -25,11 +25,7 @@ def features_for(
         if problem.kind == "regression" and len(problem.x_shape) != 3:
             return nn.Flatten(), math.prod(problem.x_shape)
         return encoder_for(problem, generator=generator)
-    training = encoder.training
-    with torch.no_grad():
-        size = encoder.eval()(torch.zeros(1, *problem.x_shape)).flatten(1).shape[1]
-    encoder.train(training)
-    return encoder, size
+    return encoder, features_of(encoder, problem)
 
 
 def label_size(problem: Problem) -> int:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, embed
+from quickstudy.methods._embed import NEVER, answerable, embed, features_of
 from quickstudy.nets import encoder_for
 
 
@@ -31,6 +31,7 @@ class Matching(Method):
 
     Args:
         problem: what the tasks look like.
+        encoder: any module ``[n, *x] -> [n, features]``; by default the one that suits the inputs.
         full_context: embed in the context of the whole support; its order then matters.
         steps: how often f attends to the support.
         scale: s; 1 is the paper's, and bounds how sure an answer can be.
@@ -52,6 +53,7 @@ class Matching(Method):
     def __init__(
         self,
         problem: Problem,
+        encoder: nn.Module | None = None,
         *,
         full_context: bool = False,
         steps: int = 5,
@@ -60,8 +62,9 @@ class Matching(Method):
     ) -> None:
         super().__init__(problem)
         self.full_context, self.steps, self.scale = full_context, steps, scale
-        self.encoder, size = encoder_for(problem, generator=generator)
+        self.encoder = encoder_for(problem, generator=generator)[0] if encoder is None else encoder
         if full_context:
+            size = features_of(self.encoder, problem)
             self.order_free = False  # an LSTM reads the support in order
             self.forwards, self.backwards = nn.LSTMCell(size, size), nn.LSTMCell(size, size)
             # a hidden state [h, r] of an LSTM whose output is h: r enters as an input, which is the same sum
