@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quickstudy.core import Estimate
-from quickstudy.evaluation.claims import Row, read, record
+from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.compare import Plan, compare
 from quickstudy.evaluation.statistics import over_seeds, simultaneous
 from quickstudy.evaluation.verdict import contestants_of
 from quickstudy.reports import write_report
 from quickstudy.reports.view import command as repeat
-from quickstudy.training.checkpoint import write_json
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs")
@@ -100,13 +98,10 @@ def rows_of(name: str, results: dict[str, Any]) -> list[Row]:
 
 def main() -> None:
     """Run or read the studies named, and record."""
-    path = FOLDER / "result.json"
     for name in sys.argv[1:] or NAMES:
         rows = rows_of(name, study(name))
         # a study measured anew may have chosen other methods: what it does not say any more is no claim
-        kept = [row for row in read(path) if not row.what.startswith(f"{name}:")] if path.is_file() else []
-        write_json(path, [asdict(row) for row in kept])
-        for row in record(FOLDER, rows):
+        for row in record(FOLDER, rows, lambda row, name=name: row.what.startswith(f"{name}:")):  # type: ignore[misc]
             print(row.what, row.value, row.low, row.high)
 
 

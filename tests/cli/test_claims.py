@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.cli.common import run
 
-from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.claims import Row, read, record
 
 
 def row(what: str, value: float, target: float) -> Row:
@@ -26,4 +26,13 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "| --- | --- | --- | --- | --- |",
         "| a-system | reached \\| with a bar (accuracy) | at least 0.975 | 0.98 [0.97, 0.99] | yes |",
         "| a-system | missed (accuracy) | at least 0.9 | 0.5 [0.49, 0.51] | no |",
+    ]
+
+
+def test_what_is_measured_anew_replaces_what_it_does_not_say_any_more(tmp_path: Path) -> None:
+    record(tmp_path, [row("with one net", 0.5, 0.9), row("of another kind", 0.7, 0.9)])
+    record(tmp_path, [row("of another kind", 0.8, 0.9), row("with a wider net", 0.6, 0.9)], lambda r: "net" in r.what)
+    assert [(r.what, r.value) for r in read(tmp_path / "result.json")] == [
+        ("of another kind", 0.8),
+        ("with a wider net", 0.6),
     ]

@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -70,13 +70,15 @@ def hardware() -> str:
     return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
-def record(folder: Path, rows: Iterable[Row]) -> list[Row]:
+def record(folder: Path, rows: Iterable[Row], instead_of: Callable[[Row], bool] = lambda row: False) -> list[Row]:
     """Write ``result.json`` in a recipe's folder, each row with hardware, date and whether it is met.
 
-    A row of the same system and ``what`` replaces the older one; other rows stay.
+    A row of the same system and ``what`` replaces the older one; other rows stay, but for those that ``instead_of``
+    names: what a claim that is measured anew does not say any more.
     """
     path = folder / "result.json"
-    kept = {(row.system, row.what): row for row in (read(path) if path.is_file() else [])}
+    old = read(path) if path.is_file() else []
+    kept = {(row.system, row.what): row for row in old if not instead_of(row)}
     for row in rows:
         met = row.value >= row.target if row.better == "higher" else row.value <= row.target
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
