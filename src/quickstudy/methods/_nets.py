@@ -117,7 +117,8 @@ class _Norm(nn.Module):
             centred, scale = centre_and_scale(x, axes, self.eps)
         weight, bias = self._parameters["weight"], self._parameters["bias"]  # None where the layer learns neither
         scale = scale if weight is None else scale * weight.view(room)
-        return centred * scale if bias is None else torch.addcmul(bias.view(room), centred, scale)
+        y: Tensor = centred * scale
+        return y if bias is None else y + bias.view(room)
 
 
 def uses_batch_statistics(net: nn.Module) -> bool:

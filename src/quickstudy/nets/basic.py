@@ -49,7 +49,7 @@ class _BatchNorm(nn.Module):
         # because the mean and deviation that it keeps for the backward pass count as constants there
         axes, shape = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
         centred, scale = centre_and_scale(x, axes, 1e-5)
-        return torch.addcmul(self.bias.view(shape), centred, scale * self.weight.view(shape))
+        return centred * (scale * self.weight.view(shape)) + self.bias.view(shape)
 
 
 def centre_and_scale(x: Tensor, axes: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
