@@ -187,22 +187,22 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
         Setup(plain("nearest-neighbour"), 0, ways=20, tests=SETTINGS, note="raw pixels: the floor"),
     ),
     "matching": (
-        Setup(encoded("matching"), 10_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
+        Setup(encoded("matching"), 8000, ways=60, lr=3e-3, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
     ),
     "relation": (
-        Setup(around("relation"), 5000, ways=20, queries=3, tests=SETTINGS, note="trained 20-way 1-shot; 32 filters",
+        Setup(around("relation"), 5000, ways=20, queries=3, lr=2e-3, tests=SETTINGS, note="trained 20-way 1-shot; 32 filters",
               full={"steps": 1_000_000, "tasks": 1}),
     ),
     "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes", full=LONG),),
     "infinite-mixture": (
-        Setup(encoded("infinite-mixture", 32), 6000, ways=40, note="trained 40-way 1-shot; 32 filters", full=LONG),
+        Setup(encoded("infinite-mixture", 32), 4000, ways=40, lr=3e-3, note="trained 40-way 1-shot; 32 filters", full=LONG),
     ),
     "r2d2": (
-        Setup(encoded("r2d2"), 7000, ways=20, tasks=2, tests=SETTINGS, note="trained 20-way 1-shot; 64 filters",
+        Setup(encoded("r2d2"), 7000, ways=20, tasks=2, lr=3e-3, tests=SETTINGS, note="trained 20-way 1-shot; 64 filters",
               full=LONG),
     ),
-    "metaoptnet": (Setup(encoded("metaoptnet", 32), 5000, tasks=8, note="32 filters", full=LONG),),
-    "lr-d2": (Setup(encoded("lr-d2", 32), 5000, tasks=8, note="32 filters", full=LONG),),
+    "metaoptnet": (Setup(encoded("metaoptnet", 32), 6000, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "lr-d2": (Setup(encoded("lr-d2", 32), 6000, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
     "maml": (
         Setup(inner("maml", 64, inner_lr=0.4), 8000, queries=3, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS,
               full=MAML_5, note=N64),
@@ -249,13 +249,13 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
               note="trained 20-way 1-shot; 64 filters"),
     ),
     "lstm-mann": (Setup(encoded("lstm-mann", 32), 7000, queries=3, tasks=16, lr=2e-3, note="32 filters", full=LONG),),
-    "cnp": (Setup(around("cnp", "features"), 6000, tasks=12, note="32 filters", full=LONG),),
-    "attentive-cnp": (Setup(encoded("attentive-cnp", 32), 5000, queries=3, tasks=12, note="32 filters", full=LONG),),
-    "in-context": (Setup(encoded("in-context", 32), 6000, queries=3, tasks=16, note="32 filters", full=LONG),),
-    "hypernetwork": (Setup(encoded("hypernetwork", 32), 6000, queries=3, tasks=16, note="32 filters", full=LONG),),
-    "meta-networks": (Setup(encoded("meta-networks", 32), 4000, queries=3, tasks=8, note="32 filters", full=LONG),),
-    "hebbian": (Setup(around("hebbian"), 5000, queries=3, tasks=16, note="32 filters", full=LONG),),
-    "backpropamine": (Setup(around("backpropamine"), 5000, queries=3, tasks=16, note="32 filters", full=LONG),),
+    "cnp": (Setup(around("cnp", "features"), 10_000, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "attentive-cnp": (Setup(encoded("attentive-cnp", 32), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "in-context": (Setup(encoded("in-context", 32), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "hypernetwork": (Setup(encoded("hypernetwork", 32), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "meta-networks": (Setup(encoded("meta-networks", 32), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "hebbian": (Setup(around("hebbian"), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "backpropamine": (Setup(around("backpropamine"), 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
 }  # fmt: skip
 # the strided net of four blocks, not the pooled one of the papers
 CIFAR: dict[str, tuple[Setup, ...]] = {
