@@ -151,7 +151,7 @@ def widest(spec: NetSpec, problem: Problem, cap: Cost) -> NetSpec:
     """
     fits = lambda k: cost(replace(spec, width=STEP * k).build(problem), problem.x_shape).within(cap)  # noqa: E731
     if not fits(1):
-        raise InputError(f"Expected a net within {cap} at width {STEP}. Found that it costs more: {spec}. Raise the cap.")
+        raise InputError(f"Expected a net within {cap} at width {STEP}. Found that {spec} costs more. Raise the cap.")
     low, high = 1, 2
     while STEP * high <= WIDEST and fits(high):
         low, high = high, 2 * high

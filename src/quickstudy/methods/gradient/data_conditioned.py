@@ -126,7 +126,7 @@ class DataConditioned(Method):
         return lambda x: predict_each(self.net, self._placed(phi), x)
 
     def embedding(self, support: Batch) -> Tensor:
-        """z. Shape: ``[T, size]``."""
+        """What the examples say, z. Shape: ``[T, size]``."""
         h = embed(self.encoder, support.x)
         each = self.reader(torch.cat([h, labels_of(self.problem, support)], -1)) * support.weights.unsqueeze(-1)
         z: Tensor = each.sum(1) / support.weights.sum(1, keepdim=True).clamp_min(1e-12)
