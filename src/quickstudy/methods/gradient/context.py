@@ -53,6 +53,8 @@ class CAVIA(Method):
     name: ClassVar[str] = "context"
     summary: ClassVar[str] = "a context vector adapts from zero, the net that reads it does not"
     reference: ClassVar[str] = "Zintgraf et al. 2019, arXiv:1810.03642"
+    expressive: ClassVar[bool] = True  # the construction for MAML moves a few biases, which z can stand for
+    consistent = False  # a few numbers adapt, the net stays
     label_equivariant: ClassVar[bool] = False  # each label has its own row of the head
     settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
