@@ -22,21 +22,31 @@ SHUT = 100.0  # more than anything that goes through a gate
 
 
 class OneStepProduct(nn.Module):
-    """``[n, 1]`` to ``[n, 1]``; one step of rate 1 on the mean squared error makes it ``3 x y_1 y_2``."""
+    """``[n, 1]`` to ``[n, 1]``; one step on the mean squared error makes it ``3 x y_1 y_2``.
+
+    Args:
+        pieces: straight pieces of each square.
+        rate: of the step; the biases stand in units in which it counts as 1.
+    """
 
     knots: Tensor
 
-    def __init__(self, pieces: int = 64) -> None:
+    def __init__(self, pieces: int = 64, rate: float = 1.0) -> None:
         super().__init__()
+        self.unit = rate**-0.5  # a step moves unit * z by unit^2 * rate times the gradient
         self.z, self.s = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
         self.register_buffer("knots", torch.linspace(-1, 1, pieces + 1)[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.rule(x, self.unit * self.z, self.unit * self.s)
+
+    def rule(self, x: Tensor, z: Tensor, s: Tensor) -> Tensor:
+        """The net with its biases as inputs. Shape: ``x [n, 1]``, ``z [2]`` or ``[n, 2]``, ``s [1]`` or ``[n, 1]``."""
         place = torch.cat([1 - x, 1 + x], -1) / 2  # the i-th is 1 at the i-th support input, 0 at the other
-        before = AWAY - 1 + F.relu(1 + self.z - SHUT * (1 - place)).sum(-1, keepdim=True) + self.s
-        y = (self.z + AWAY).expand(len(x), 2)
+        before = AWAY - 1 + F.relu(1 + z - SHUT * (1 - place)).sum(-1, keepdim=True) + s
+        y = (z + AWAY).expand(len(x), 2)
         after = 3 * self.times(x, self.times(y[:, :1], y[:, 1:]))
-        is_open = 1 - F.relu(1 - F.relu(2 + self.s))  # 1 and flat at s = 0; 0 from s = -2 on
+        is_open = 1 - F.relu(1 - F.relu(2 + s))  # 1 and flat at s = 0; 0 from s = -2 on
         return gate(before, is_open) + gate(after, 1 - is_open)
 
     def times(self, a: Tensor, b: Tensor) -> Tensor:
@@ -49,6 +59,26 @@ class OneStepProduct(nn.Module):
         bend = torch.full_like(self.knots, 2 * step)
         bend[0] = -2 + step  # the first piece's slope
         return 1 + F.relu(a - self.knots) @ bend.unsqueeze(-1)
+
+
+class ReadsContext(nn.Module):
+    """The same net behind a first layer that a context shifts: ``[n, 4]``, which are x, z and s, to ``[n, 1]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = OneStepProduct().requires_grad_(False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.inner.rule(h[:, :1], h[:, 1:3], h[:, 3:])
+
+
+def passes_on(outputs: int) -> nn.Linear:
+    """A first layer that is there to be shifted: its first output is the input, the others are zero."""
+    layer = nn.Linear(1, outputs).requires_grad_(False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(outputs, 1))
+        layer.bias.zero_()
+    return layer
 
 
 def gate(value: Tensor, is_open: Tensor) -> Tensor:

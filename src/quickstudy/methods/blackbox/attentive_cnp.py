@@ -51,6 +51,9 @@ class AttentiveCNP(Method):
     name: ClassVar[str] = "attentive-cnp"
     summary: ClassVar[str] = "a neural process whose queries attend to the examples"
     reference: ClassVar[str] = "Kim et al. 2019, arXiv:1901.05761"
+    expressive: ClassVar[bool] = True  # any function of a sum over examples, anew for each query
+    consistent = False  # it has learned the tasks it was trained on
+    uncertain: ClassVar[bool] = True  # of numbers: trained on -log p
 
     def __init__(
         self,

@@ -45,6 +45,8 @@ class Backpropamine(Method):
     name: ClassVar[str] = "backpropamine"
     summary: ClassVar[str] = "a last layer that the examples write, as strongly as the net decides"
     reference: ClassVar[str] = "Miconi et al. 2019, arXiv:2002.10585"
+    expressive: ClassVar[bool] = False  # votes for the examples' classes, up or down
+    consistent = False  # one step an example, in features that stay
     order_free: bool = False
     label_equivariant: ClassVar[bool] = False
 

@@ -45,6 +45,8 @@ class Hebbian(Method):
     name: ClassVar[str] = "hebbian"
     summary: ClassVar[str] = "a last layer whose weights the examples write, by a learned Hebbian rule"
     reference: ClassVar[str] = "Miconi et al. 2018, arXiv:1804.02464"
+    expressive: ClassVar[bool] = False  # a class's output is written by its own examples
+    consistent = False  # one step an example, in features that stay
     order_free: bool = False
     label_equivariant: ClassVar[bool] = False
 

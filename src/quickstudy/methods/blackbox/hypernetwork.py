@@ -46,6 +46,8 @@ class Hypernetwork(Method):
     name: ClassVar[str] = "hypernetwork"
     summary: ClassVar[str] = "a net reads the examples and writes the last layer"
     reference: ClassVar[str] = "Ha et al. 2016, arXiv:1609.09106"
+    expressive: ClassVar[bool] = True  # any function of a sum over examples writes the weights
+    consistent = False  # it has learned the tasks it was trained on
 
     def __init__(
         self,

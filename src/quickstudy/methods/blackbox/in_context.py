@@ -50,6 +50,8 @@ class InContext(Method):
     name: ClassVar[str] = "in-context"
     summary: ClassVar[str] = "a transformer reads the examples as tokens"
     reference: ClassVar[str] = "Müller et al. 2022, arXiv:2112.10510"
+    expressive: ClassVar[bool] = True  # a transformer of the examples and the query
+    consistent = False  # it has learned the tasks it was trained on
 
     def __init__(
         self,

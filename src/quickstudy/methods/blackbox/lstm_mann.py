@@ -60,6 +60,8 @@ class LSTMMANN(Method):
     name: ClassVar[str] = "lstm-mann"
     summary: ClassVar[str] = "an LSTM with an external memory reads the examples in order"
     reference: ClassVar[str] = "Santoro et al. 2016, arXiv:1605.06065"
+    expressive: ClassVar[bool] = True  # a recurrent net of the examples and the query
+    consistent = False  # it has learned the tasks it was trained on
     order_free: bool = False
     label_equivariant: ClassVar[bool] = False  # each label has its own input and output weights
 

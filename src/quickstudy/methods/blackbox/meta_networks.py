@@ -60,6 +60,8 @@ class MetaNetworks(Method):
     name: ClassVar[str] = "meta-networks"
     summary: ClassVar[str] = "loss gradients become fast weights, picked by attention"
     reference: ClassVar[str] = "Munkhdalai, Yu 2017, arXiv:1703.00837"
+    # not shown to be expressive: each weight's own gradient, through one map for a layer, is all that examples say
+    consistent = False  # what a gradient changes was learned
     label_equivariant: ClassVar[bool] = False  # each label has its own slow weights
 
     def __init__(

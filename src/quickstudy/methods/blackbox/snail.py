@@ -53,6 +53,8 @@ class SNAIL(Method):
     name: ClassVar[str] = "snail"
     summary: ClassVar[str] = "convolutions and attention over the examples in order"
     reference: ClassVar[str] = "Mishra et al. 2018, arXiv:1707.03141"
+    expressive: ClassVar[bool] = True  # convolutions and attention over the examples and the query
+    consistent = False  # it has learned the tasks it was trained on
     order_free: bool = False
     label_equivariant: ClassVar[bool] = False  # each label has its own input and output weights
 

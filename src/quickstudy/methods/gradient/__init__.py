@@ -2,6 +2,7 @@
 
 from quickstudy.methods.gradient.anil import ANIL
 from quickstudy.methods.gradient.context import CAVIA
+from quickstudy.methods.gradient.data_conditioned import DataConditioned
 from quickstudy.methods.gradient.fomaml import FOMAML
 from quickstudy.methods.gradient.imaml import IMAML
 from quickstudy.methods.gradient.leo import LEO
@@ -24,4 +25,5 @@ __all__ = [
     "LSTMOptimizer",
     "ProtoMAML",
     "LEO",
+    "DataConditioned",
 ]

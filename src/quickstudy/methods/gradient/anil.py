@@ -54,6 +54,8 @@ class ANIL(Method):
     name: ClassVar[str] = "anil"
     summary: ClassVar[str] = "MAML whose inner loop moves the head only"
     reference: ClassVar[str] = "Raghu et al. 2020, arXiv:1909.09157"
+    expressive: ClassVar[bool] = False  # affine in the labels, where the loss is squared
+    consistent = False  # a head is bound by what the trunk kept
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 

@@ -49,6 +49,8 @@ class FOMAML(Method):
     name: ClassVar[str] = "fomaml"
     summary: ClassVar[str] = "MAML without second derivatives"
     reference: ClassVar[str] = "Finn et al. 2017, arXiv:1703.03400"
+    expressive: ClassVar[bool] = True  # MAML's f; what is first-order is how it is trained
+    consistent = True  # gradient descent
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False
     settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}

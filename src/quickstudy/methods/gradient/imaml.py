@@ -72,6 +72,8 @@ class IMAML(Method):
     name: ClassVar[str] = "imaml"
     summary: ClassVar[str] = "MAML's initialisation by implicit differentiation"
     reference: ClassVar[str] = "Rajeswaran et al. 2019, arXiv:1909.04630"
+    # not shown to be expressive: the construction for MAML is of a step, not of an optimum
+    consistent = False  # the pull towards theta does not fade as K grows
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # that of the inner optimum, which finitely many steps only come near
     settings: dict[str, tuple[float, ...]] = {"test_steps": (3, 10)}

@@ -61,6 +61,8 @@ class LEO(Method):
     name: ClassVar[str] = "leo"
     summary: ClassVar[str] = "gradient steps on latent codes, decoded to a classifier"
     reference: ClassVar[str] = "Rusu et al. 2019, arXiv:1807.05960"
+    # not shown to be expressive: a code reads its class's examples beside the others' without their labels
+    consistent = False  # a head is bound by what the features kept
 
     def __init__(
         self,

@@ -70,6 +70,8 @@ class LSTMOptimizer(Method):
     name: ClassVar[str] = "lstm-optimizer"
     summary: ClassVar[str] = "an LSTM that makes the update of each parameter"
     reference: ClassVar[str] = "Ravi & Larochelle 2017, ICLR; Andrychowicz et al. 2016, arXiv:1606.04474"
+    expressive: ClassVar[bool] = True  # gradient descent is among its rules, hence MAML's f
+    consistent = False  # the rule was learned: it may forget, or stand still
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # gradients and losses are inputs, taken as constants
     settings: dict[str, tuple[float, ...]] = {"test_steps": (3, 5, 10)}

@@ -63,6 +63,8 @@ class MAMLPlusPlus(Method):
     name: ClassVar[str] = "mamlpp"
     summary: ClassVar[str] = "MAML with learned step sizes by layer and step, and a loss after every step"
     reference: ClassVar[str] = "Antoniou et al. 2019, arXiv:1810.09502"
+    expressive: ClassVar[bool] = True  # MAML's f, where all step sizes are alike
+    consistent = False  # learned step sizes may be zero, or climb
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
 
     def __init__(

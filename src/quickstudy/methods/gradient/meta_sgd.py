@@ -47,6 +47,8 @@ class MetaSGD(Method):
     name: ClassVar[str] = "meta-sgd"
     summary: ClassVar[str] = "MAML with a learned step size for every weight"
     reference: ClassVar[str] = "Li et al. 2017, arXiv:1707.09835"
+    expressive: ClassVar[bool] = True  # MAML's f, where all of alpha are alike
+    consistent = False  # learned step sizes may be zero, or climb
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 

@@ -49,6 +49,8 @@ class ProtoMAML(Method):
     name: ClassVar[str] = "proto-maml"
     summary: ClassVar[str] = "MAML whose head starts from the class means"
     reference: ClassVar[str] = "Triantafillou et al. 2020, arXiv:1903.03096"
+    # not shown to be expressive: the construction for MAML chooses the head that the class means make here
+    consistent = True  # gradient descent on all weights
     settings: dict[str, tuple[float, ...]] = {"test_steps": (1, 3, 10)}
 
     def __init__(

@@ -53,6 +53,8 @@ class Reptile(Method):
     name: ClassVar[str] = "reptile"
     summary: ClassVar[str] = "an initialisation near all tasks' solutions"
     reference: ClassVar[str] = "Nichol et al. 2018, arXiv:1803.02999"
+    # not shown to be expressive: Adam's step forgets how large a gradient was
+    consistent = True  # the task's own training
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # the end of a task's training is taken as a constant
     settings: dict[str, tuple[float, ...]] = {"test_steps": (5, 20, 50)}

@@ -51,6 +51,9 @@ class ALPaCA(Method):
     name: ClassVar[str] = "alpaca"
     summary: ClassVar[str] = "Bayesian linear regression with learned features and prior"
     reference: ClassVar[str] = "Harrison et al. 2018, arXiv:1807.08912"
+    expressive: ClassVar[bool] = False  # the mean is affine in the labels
+    consistent = False  # a head is bound by what the encoder kept
+    uncertain: ClassVar[bool] = True  # an exact posterior, under a learned prior
     lr: ClassVar[float] = 3e-3
 
     def __init__(

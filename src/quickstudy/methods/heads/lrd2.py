@@ -46,6 +46,8 @@ class LRD2(Method):
     name: ClassVar[str] = "lr-d2"
     summary: ClassVar[str] = "logistic regression by Newton's method on a learned embedding"
     reference: ClassVar[str] = "Bertinetto et al. 2019, arXiv:1805.08136"
+    expressive: ClassVar[bool] = False  # it fits the support, whatever was learned
+    consistent = False  # a head is bound by what the encoder kept
 
     def __init__(
         self,

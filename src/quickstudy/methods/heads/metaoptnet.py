@@ -53,6 +53,8 @@ class MetaOptNet(Method):
     name: ClassVar[str] = "metaoptnet"
     summary: ClassVar[str] = "a support vector machine, differentiated at its solution, on a learned embedding"
     reference: ClassVar[str] = "Lee et al. 2019, arXiv:1904.03758"
+    expressive: ClassVar[bool] = False  # it fits the support, whatever was learned
+    consistent = False  # a head is bound by what the encoder kept
 
     def __init__(
         self,

@@ -49,6 +49,8 @@ class R2D2(Method):
     name: ClassVar[str] = "r2d2"
     summary: ClassVar[str] = "ridge regression, solved in closed form, on a learned embedding"
     reference: ClassVar[str] = "Bertinetto et al. 2019, arXiv:1805.08136"
+    expressive: ClassVar[bool] = False  # affine in the labels
+    consistent = False  # a head is bound by what the encoder kept
 
     def __init__(
         self,

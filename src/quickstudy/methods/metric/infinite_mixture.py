@@ -49,6 +49,8 @@ class InfiniteMixture(Method):
     name: ClassVar[str] = "infinite-mixture"
     summary: ClassVar[str] = "nearest cluster in a learned embedding, as many a class as it needs"
     reference: ClassVar[str] = "Allen et al. 2019, arXiv:1902.04552"
+    expressive: ClassVar[bool] = False  # the nearest cluster names the class
+    consistent = False  # bound by what the encoder kept
 
     def __init__(
         self,

@@ -49,6 +49,8 @@ class Matching(Method):
     name: ClassVar[str] = "matching"
     summary: ClassVar[str] = "soft nearest neighbour by cosine in a learned embedding"
     reference: ClassVar[str] = "Vinyals et al. 2016, arXiv:1606.04080"
+    expressive: ClassVar[bool] = False  # the labels' average, whatever weighs them
+    consistent = False  # bound by what the encoder kept
 
     def __init__(
         self,

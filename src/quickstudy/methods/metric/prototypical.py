@@ -36,6 +36,8 @@ class Prototypical(Method):
     summary: ClassVar[str] = "nearest class mean in a learned embedding"
     standard: ClassVar[bool] = True
     reference: ClassVar[str] = "Snell et al. 2017, arXiv:1703.05175"
+    expressive: ClassVar[bool] = False  # the nearest mean names the class
+    consistent = False  # right where classes are round in the embedding
 
     def __init__(
         self, problem: Problem, encoder: nn.Module | None = None, *, generator: torch.Generator | None = None

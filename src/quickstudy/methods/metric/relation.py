@@ -40,6 +40,8 @@ class Relation(Method):
     name: ClassVar[str] = "relation"
     summary: ClassVar[str] = "a learned comparison of a query with each class"
     reference: ClassVar[str] = "Sung et al. 2018, arXiv:1711.06025"
+    expressive: ClassVar[bool] = False  # a class's logit sees its own mean alone
+    consistent = False  # the comparison was learned, on other tasks
 
     def __init__(self, problem: Problem, *, width: int = 0, generator: torch.Generator | None = None) -> None:
         super().__init__(problem)

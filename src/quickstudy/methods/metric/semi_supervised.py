@@ -58,6 +58,8 @@ class SemiSupervisedProto(Method):
     name: ClassVar[str] = "semi-supervised-proto"
     summary: ClassVar[str] = "prototypes that unlabelled examples refine, by soft k-means"
     reference: ClassVar[str] = "Ren et al. 2018, arXiv:1803.00676"
+    expressive: ClassVar[bool] = False  # the nearest mean names the class
+    consistent = False  # right where classes are round in the embedding
 
     def __init__(
         self,

@@ -42,6 +42,8 @@ class Siamese(Method):
     name: ClassVar[str] = "siamese"
     summary: ClassVar[str] = "learned verification of pairs, nearest match at test"
     reference: ClassVar[str] = "Koch et al. 2015, ICML Deep Learning Workshop"
+    expressive: ClassVar[bool] = False  # a class's logit sees its own examples, one by one
+    consistent = False  # bound by what the encoder kept
 
     def __init__(self, problem: Problem, *, width: int = 128, generator: torch.Generator | None = None) -> None:
         super().__init__(problem)
