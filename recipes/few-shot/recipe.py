@@ -20,13 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from quickstudy.core import Episodes, Method, Problem
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import estimate
 from quickstudy.methods.registry import build, find
-from quickstudy.nets import encoder_for, net_for
+from quickstudy.nets import Bfloat16, encoder_for, net_for
 from quickstudy.progress import Watch
 from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
@@ -67,20 +66,6 @@ class Setup:
     tests: tuple[tuple[int, int], ...] = ((5, 1),)
     note: str = ""
     test_queries: int = 15
-
-
-class Bfloat16(nn.Module):
-    """An encoder whose convolutions run in bfloat16, twice as fast on processors that know it; its output is float."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: ``[n, *x]`` to ``[n, features]``."""
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            features = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        return features.float()
 
 
 def encoded(name: str, width: int = 64, **settings: object) -> Build:
