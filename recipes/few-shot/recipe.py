@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 from quickstudy.core import Episodes, Method, Problem
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import estimate
 from quickstudy.methods import FineTune
 from quickstudy.methods.registry import build, find
-from quickstudy.nets import ResNet12, encoder_for, net_for
+from quickstudy.nets import Bfloat16, ResNet12, encoder_for, net_for
 from quickstudy.progress import Watch
 from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
@@ -77,20 +76,6 @@ class Setup:
     note: str = ""
     choose: tuple[int, ...] = ()
     full: dict[str, int] = field(default_factory=dict)
-
-
-class Bfloat16(nn.Module):
-    """An encoder whose convolutions run in bfloat16, twice as fast on processors that know it; its output is float."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape: ``[n, *x]`` to ``[n, features]``."""
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
-            features = self.encoder(x.contiguous(memory_format=torch.channels_last))
-        return features.float()
 
 
 class On:
@@ -204,6 +189,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
         Setup(encoded("infinite-mixture", 32), 4000, ways=40, lr=3e-3, full=LONG,
               note="trained 40-way 1-shot; 32 filters"),
     ),
+    "graph": reader(encoded("graph", 32)),
     "r2d2": (
         Setup(encoded("r2d2"), 7000, ways=20, tasks=2, lr=3e-3, tests=SETTINGS, full=LONG,
               note="trained 20-way 1-shot; 64 filters"),
@@ -242,6 +228,13 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     "proto-maml": (
         Setup(plain("proto-maml"), 10_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N32),
+    ),
+    "data-conditioned": (
+        Setup(inner("data-conditioned", inner_lr=0.4), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5,
+              note=N32),
+    ),
+    "lstm-optimizer": (
+        Setup(inner("lstm-optimizer", steps=3), 5000, queries=3, tasks=4, lr=2e-3, full=MAML_5, note=N32),
     ),
     "leo": (Setup(plain("leo"), 8000, queries=3, tasks=4, full=LONG, note="32 filters"),),
     "reptile": (

@@ -1,5 +1,6 @@
 """Few-shot by comparison in a learned embedding."""
 
+from quickstudy.methods.metric.graph import Graph
 from quickstudy.methods.metric.infinite_mixture import InfiniteMixture
 from quickstudy.methods.metric.matching import Matching
 from quickstudy.methods.metric.nearest import NearestNeighbour
@@ -9,6 +10,7 @@ from quickstudy.methods.metric.semi_supervised import SemiSupervisedProto
 from quickstudy.methods.metric.siamese import Siamese
 
 __all__ = [
+    "Graph",
     "InfiniteMixture",
     "Matching",
     "NearestNeighbour",

@@ -39,6 +39,8 @@ class SemiSupervisedProto(Method):
         encoder: any module ``[n, *x] -> [n, features]``; by default the one that suits the inputs.
         refinement: which of the three.
         steps: how often the prototypes are refined.
+        radius: where r starts. A net whose distances are small against :math:`2 \log r` gives all to the cluster, and
+            little gradient tells it otherwise: choose it for a net that is trained already.
         generator: draws the first weights.
 
     Shape:
@@ -68,6 +70,7 @@ class SemiSupervisedProto(Method):
         *,
         refinement: Refinement = "masked",
         steps: int = 1,
+        radius: float = 100.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -78,7 +81,7 @@ class SemiSupervisedProto(Method):
         self.encoder = encoder_for(problem, generator=generator)[0] if encoder is None else encoder
         self.refinement, self.steps = refinement, steps
         if refinement == "cluster":
-            self.log_radius = nn.Parameter(torch.tensor(math.log(100.0)))
+            self.log_radius = nn.Parameter(torch.tensor(math.log(radius)))
         if refinement == "masked":
             self.exact_gradient = False  # none passes the statistics
             last = nn.Linear(20, 2)
