@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from quickstudy.core import Episodes, Method, Problem
 from quickstudy.evaluation.claims import Row, record
