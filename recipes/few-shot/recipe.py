@@ -168,7 +168,7 @@ LONG = {"steps": 60_000}  # where no published number was found
 
 def reader(build: Build) -> tuple[Setup, ...]:
     """How nets that read the support are trained: four tasks a step reach further in a minute than sixteen do."""
-    return (Setup(build, 8000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),)
+    return (Setup(build, 6000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),)
 
 
 OMNIGLOT: dict[str, tuple[Setup, ...]] = {
@@ -182,7 +182,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
         Setup(encoded("matching"), 8000, ways=60, lr=3e-3, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
     ),
     "relation": (
-        Setup(around("relation"), 5000, ways=20, queries=3, lr=2e-3, tests=SETTINGS,
+        Setup(around("relation"), 3500, ways=20, queries=3, lr=2e-3, tests=SETTINGS,
               note="trained 20-way 1-shot; 32 filters", full={"steps": 1_000_000, "tasks": 1}),
     ),
     "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes", full=LONG),),
@@ -200,56 +200,56 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     "maml": (
         Setup(inner("maml", 64, inner_lr=0.4), 8000, queries=3, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS,
               full=MAML_5, note=N64),
-        Setup(inner("maml", 64, inner_lr=0.4), 5000, ways=20, queries=2, tasks=2, lr=3e-3, tests=ALL20, choose=LOOKS,
+        Setup(inner("maml", 64, inner_lr=0.4), 3000, ways=20, queries=2, tasks=2, lr=3e-3, tests=ALL20, choose=LOOKS,
               full=MAML_20, note=N64),
     ),
     "fomaml": (
-        Setup(inner("fomaml", inner_lr=0.1), 10_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
+        Setup(inner("fomaml", inner_lr=0.1), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N32),
     ),
     "anil": (
-        Setup(inner("anil", inner_lr=0.4), 10_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5, note=N32),
+        Setup(inner("anil", inner_lr=0.4), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5, note=N32),
     ),
     "meta-sgd": (
-        Setup(inner("meta-sgd", 64, inner_lr=0.4, steps=1), 8000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
+        Setup(inner("meta-sgd", 64, inner_lr=0.4, steps=1), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N64),
     ),
     "mamlpp": (
-        Setup(inner("mamlpp", 64, steps=2), 6000, queries=3, tasks=4, lr=3e-3,
+        Setup(inner("mamlpp", 64, steps=2), 4000, queries=3, tasks=4, lr=3e-3,
               full=MAML_5, note=N64),
     ),
     "context": (
-        Setup(inner("context", inner_lr=0.4), 8000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
+        Setup(inner("context", inner_lr=0.4), 5000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N32),
     ),
     "imaml": (
-        Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=8, cg_steps=2), 3000, queries=3, tasks=4,
+        Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=8, cg_steps=2), 1500, queries=3, tasks=4,
               lr=3e-3, full=MAML_5, note=N32),
     ),
     "proto-maml": (
-        Setup(plain("proto-maml"), 10_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
+        Setup(plain("proto-maml"), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N32),
     ),
     "data-conditioned": (
-        Setup(inner("data-conditioned", inner_lr=0.4), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5,
+        Setup(inner("data-conditioned", inner_lr=0.4), 3500, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5,
               note=N32),
     ),
     "lstm-optimizer": (
-        Setup(inner("lstm-optimizer", steps=3), 5000, queries=3, tasks=4, lr=2e-3, full=MAML_5, note=N32),
+        Setup(inner("lstm-optimizer", steps=3), 2500, queries=3, tasks=4, lr=2e-3, full=MAML_5, note=N32),
     ),
-    "leo": (Setup(plain("leo"), 8000, queries=3, tasks=4, full=LONG, note="32 filters"),),
+    "leo": (Setup(plain("leo"), 4000, queries=3, tasks=4, full=LONG, note="32 filters"),),
     "reptile": (
         Setup(inner("reptile"), 4000, shots=5, queries=5, tasks=5, full={"steps": 100_000}, note=N32),
     ),
     "snail": (
-        Setup(encoded("snail", 64, length=6), 8000, queries=3, tasks=8, tests=SETTINGS[:1], full=LONG,
+        Setup(encoded("snail", 64, length=6), 6000, queries=3, tasks=8, tests=SETTINGS[:1], full=LONG,
               note="64 filters"),
-        Setup(encoded("snail", 64, length=26), 2500, shots=5, queries=3, tasks=8, tests=SETTINGS[1:2], full=LONG,
+        Setup(encoded("snail", 64, length=26), 2000, shots=5, queries=3, tasks=4, lr=1e-3, tests=SETTINGS[1:2], full=LONG,
               note="64 filters"),
-        Setup(encoded("snail", 64, length=21), 3500, ways=20, queries=2, tasks=6, tests=ALL20, full=LONG,
+        Setup(encoded("snail", 64, length=21), 3000, ways=20, queries=2, tasks=4, tests=ALL20, full=LONG,
               note="trained 20-way 1-shot; 64 filters"),
     ),
-    "lstm-mann": (Setup(encoded("lstm-mann", 32), 12_000, queries=3, tasks=4, lr=2e-3, note="32 filters", full=LONG),),
+    "lstm-mann": (Setup(encoded("lstm-mann", 32), 9000, queries=3, tasks=4, lr=2e-3, note="32 filters", full=LONG),),
     "cnp": reader(around("cnp", "features")),
     "attentive-cnp": reader(encoded("attentive-cnp", 32)),
     "in-context": reader(encoded("in-context", 32)),
