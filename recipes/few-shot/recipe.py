@@ -244,7 +244,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     "snail": (
         Setup(encoded("snail", 64, length=6), 6000, queries=3, tasks=8, tests=SETTINGS[:1], full=LONG,
               note="64 filters"),
-        Setup(encoded("snail", 64, length=26), 2000, shots=5, queries=3, tasks=4, lr=1e-3, tests=SETTINGS[1:2], full=LONG,
+        Setup(encoded("snail", 64, length=26), 2000, shots=5, queries=3, tasks=4, tests=SETTINGS[1:2], full=LONG,
               note="64 filters"),
         Setup(encoded("snail", 64, length=21), 3000, ways=20, queries=2, tasks=4, tests=ALL20, full=LONG,
               note="trained 20-way 1-shot; 64 filters"),
