@@ -239,7 +239,8 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     ),
     "leo": (Setup(plain("leo"), 4000, queries=3, tasks=4, full=LONG, note="32 filters"),),
     "reptile": (
-        Setup(inner("reptile"), 4000, shots=5, queries=5, tasks=5, full={"steps": 100_000}, note=N32),
+        Setup(inner("reptile", inner_lr=1e-2, test_steps=10), 6000, shots=5, queries=5, tasks=2, lr=3e-3,
+              full={"steps": 100_000, "tasks": 5}, note=N32),
     ),
     "snail": (
         Setup(encoded("snail", 64, length=6), 6000, queries=3, tasks=8, tests=SETTINGS[:1], full=LONG,
