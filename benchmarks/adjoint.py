@@ -1,9 +1,10 @@
 """What many inner steps cost, four ways: python benchmarks/adjoint.py     (about 3 minutes on one core)
 
 Plain MAML keeps the graph of all steps; with ``adjoint=True`` it keeps the weights between them and gives the same
-gradient, with ``adjoint="compiled"`` by two programs that serve every number of steps; iMAML keeps where they end, and gives the gradient of the inner optimum. Time is that of forward and backward,
-the median of repetitions in turns. Memory is the peak of what the step allocates, summed from the allocator's own
-record, which the profiler keeps. Prints a table, writes adjoint.png here and claims to recipes/adjoint/result.json.
+gradient, with ``adjoint="compiled"`` by two programs that serve every number of steps; iMAML keeps where they end, and
+gives the gradient of the inner optimum. Time is that of forward and backward, the median of repetitions in turns.
+Memory is the peak of what the step allocates, summed from the allocator's own record, which the profiler keeps. Prints
+a table, writes adjoint.png here and claims to recipes/adjoint/result.json.
 """
 
 from __future__ import annotations
