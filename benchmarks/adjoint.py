@@ -148,7 +148,8 @@ def main() -> None:
     torch.set_num_threads(1)
     begin = time.perf_counter()
     print(hardware())
-    tables, programs = {}, {}
+    tables = {}
+    programs: dict[str, int] = {}
     for title, setup in (
         ("sinusoids, 25 tasks, MLP 1-40-40-1", sinusoids),
         ("images, 4 tasks, Conv4 width 16", images),
