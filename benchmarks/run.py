@@ -240,7 +240,8 @@ def image_maml(found: dict[str, object]) -> list[Row]:
         r = ratio(in_turns(sides, rounds=15), "loop", "ours")
         show("ours", r)
         found[f"images {threads}"] = r
-        what = f"Conv4 28 x 28, 16 tasks, 1 step, {threads} thread(s): time of a loop over tasks / ours"
+        on = ", 1 thread" if threads == 1 else ""
+        what = f"Conv4 28 x 28, 16 tasks, 1 step{on}: time of a loop over tasks / ours"
         rows.append(claim(what, "ratio", r, 1.3, "higher"))
     return rows
 
