@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from quickstudy.combine import mean, worst
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem, RunError
 from quickstudy.methods import MAML, Prototypical
+from quickstudy.methods._program import MOST_SHAPES
 from quickstudy.nets.basic import MLP
 from quickstudy.tasks.toy import Sinusoids
-from quickstudy.training import compiled as module
 from quickstudy.training import fit
 from quickstudy.training.compiled import CompiledLosses
 
@@ -118,7 +118,7 @@ def test_losses_that_branch_on_data_are_refused() -> None:
 def test_episodes_of_ever_new_shapes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda program, **_: program)
     compiled = CompiledLosses(maml(), mean)
-    for shots in range(1, module.MOST_SHAPES + 1):
+    for shots in range(1, MOST_SHAPES + 1):
         compiled(Sinusoids(shots, 5).sample(2, seed()))
     with pytest.raises(RunError, match="different shapes to compile. Found one more"):
         compiled(Sinusoids(20, 5).sample(2, seed()))

@@ -1,16 +1,21 @@
 """The inner steps backwards without their graph: the same gradient, and memory for the weights alone."""
 
+import copy
+import pickle
+import shutil
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
-from quickstudy.core import Batch, Episodes, InputError, Problem
+from quickstudy.core import Batch, Episodes, InputError, Problem, RunError
 from quickstudy.methods import MAML
-from quickstudy.methods._adjoint import descend_adjoint
+from quickstudy.methods._adjoint import CompiledSteps, descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import Params, task_loss, trainable
+from quickstudy.methods._program import MOST_SHAPES
 from quickstudy.nets.basic import MLP, Conv4
 from quickstudy.training.compiled import CompiledLosses
 
@@ -178,3 +183,68 @@ def test_without_history_nothing_is_kept() -> None:
     assert isinstance(prediction, Tensor)
     assert not prediction.requires_grad
     torch.testing.assert_close(prediction, plain)
+
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler, which torch.compile needs on CPU"
+)
+
+
+def gradient_of(method: MAML, episodes: Episodes, steps: int) -> Tensor:
+    method.zero_grad()
+    method.steps = steps
+    method.losses(episodes).sum().backward()
+    return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_two_compiled_programs_serve_any_number_of_steps(dtype: torch.dtype, rtol: float) -> None:
+    """The gradient is the plain adjoint's, for 1 to 30 steps, after moving the weights, and nothing compiles twice."""
+    net, s, q = tanh_net().to(dtype), numbers().support, numbers().query
+    next(net.parameters()).requires_grad_(False)  # what is frozen is read anew too
+    episodes = Episodes(Batch(s.x.to(dtype), s.y.to(dtype)), Batch(q.x.to(dtype), q.y.to(dtype)))
+    plain, compiled = (MAML(NUMBERS, net, inner_lr=0.1, adjoint=how) for how in (True, "compiled"))
+    before = counters["stats"]["unique_graphs"]
+    for steps in (3, 1, 30, 0):
+        theirs, ours = gradient_of(plain, episodes, steps), gradient_of(compiled, episodes, steps)
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=rtol)
+        assert theirs.norm() > 0.01
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.1)
+    assert counters["stats"]["unique_graphs"] - before == 2
+
+
+@needs_compiler
+def test_compiled_steps_give_learned_rates_their_gradient() -> None:
+    net, episodes = tanh_net(), numbers(weights=True)
+    theta, steps = trainable(net), CompiledSteps(net, NUMBERS)
+
+    def gradients(loss: object) -> list[Tensor]:
+        rate = {name: torch.full_like(p, 0.2).requires_grad_() for name, p in theta.items()}
+        phi = descend_adjoint(loss, theta, episodes.support, 4, rate)  # type: ignore[arg-type]
+        end = sum((p**3).sum() for p in phi.values())
+        assert isinstance(end, Tensor)
+        return list(torch.autograd.grad(end, [*theta.values(), *rate.values()]))
+
+    for ours, theirs in zip(gradients(steps), gradients(task_loss(net, NUMBERS)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_compiled_steps_refuse_ever_new_shapes_and_are_copied_without_their_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda program, **_: program)
+    method = MAML(NUMBERS, tanh_net(), inner_lr=0.1, adjoint="compiled")
+    for tasks in range(1, MOST_SHAPES + 1):
+        assert gradient_of(method, numbers(tasks), 2).norm() > 0.01
+    for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):  # noqa: S301
+        torch.testing.assert_close(
+            gradient_of(other, numbers(MOST_SHAPES + 1), 2),
+            meta_gradient(NUMBERS, method.net, numbers(MOST_SHAPES + 1), 2, 0.1, True),
+        )
+        assert other._steps is not None
+        assert other._steps.net is other.net
+    with pytest.raises(RunError, match="different shapes to compile inner steps for. Found one more"):
+        gradient_of(method, numbers(MOST_SHAPES + 1), 2)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import grad, vjp, vmap
 
-from quickstudy.core import Batch, InputError
+from quickstudy.core import Batch, InputError, Problem, RunError
 from quickstudy.methods._inner import each_gradient, find_trouble, looking
-from quickstudy.methods._nets import Params, TaskLoss, spread
+from quickstudy.methods._nets import Params, TaskLoss, spread, task_loss
+from quickstudy.methods._program import MOST_SHAPES, Program, compiled
 
 
 def product_with_hessian(loss: TaskLoss, shared: bool = False) -> Callable[..., tuple[Params, Params]]:
@@ -48,7 +49,127 @@ def no_history_of(support: Batch) -> None:
         )
 
 
-def descend_adjoint(loss: TaskLoss, start: Params, support: Batch, steps: int, rate: float | Params) -> Params:
+class Steps:
+    """One step of gradient descent for all tasks, forwards and backwards."""
+
+    def __init__(self, loss: TaskLoss) -> None:
+        self.loss = loss
+
+    def down(self, phi: Params, rates: Params | dict[str, float], support: Batch, shared: bool) -> Params:
+        """From the weights before the step, ``[T, *p]`` (``shared``: ``[*p]``), to those after it."""
+        g, _ = each_gradient(self.loss, phi, support, shared=shared)
+        return {name: value - rates[name] * g[name] for name, value in phi.items()}
+
+    def up(
+        self, phi: Params, lam: Params, rates: Params | dict[str, float], slopes: Params, support: Batch, shared: bool
+    ) -> tuple[Params, Params]:
+        """From the gradient in the weights after the step to that in those before it; adds to that in the rates."""
+        turned, g = product_with_hessian(self.loss, shared)(
+            phi, {name: rates[name] * value for name, value in lam.items()}, support
+        )
+        slopes = {n: s - (lam[n] * g[n]).sum(0).sum_to_size(s.shape) for n, s in slopes.items()}
+        return {name: value - turned[name] for name, value in lam.items()}, slopes
+
+
+def learns(rates: Params | dict[str, float]) -> bool:
+    """Whether the step sizes are trained, and want a gradient."""
+    return any(isinstance(rate, Tensor) for rate in rates.values())
+
+
+def in_order(value: Tensor) -> Tensor:
+    """The same numbers, laid out as a fresh tensor has them: axes of length one differ else, and compile anew."""
+    return value.contiguous().flatten().view(value.shape)
+
+
+class CompiledSteps(Steps):
+    """:class:`Steps` as two programs, compiled once for each shape of the tasks: any number of steps is taken by them.
+
+    All tasks begin with a copy of the weights, so that the first step is as all others. A method may keep this: it
+    holds the net and no weights, and a copy of the method compiles anew.
+
+    Args:
+        net: what the loss runs; its frozen parameters and buffers are read at each step.
+        problem: what the loss is.
+
+    Raises:
+        RunError: a step cannot be compiled, or supports have more than ``MOST_SHAPES`` different shapes.
+    """
+
+    def __init__(self, net: nn.Module, problem: Problem) -> None:
+        super().__init__(task_loss(net, problem))
+        self.net, self.problem = net, problem
+        self._programs: dict[tuple[object, ...], tuple[Program, Program]] = {}
+
+    def __reduce__(self) -> tuple[type[CompiledSteps], tuple[nn.Module, Problem]]:
+        return CompiledSteps, (self.net, self.problem)
+
+    def down(self, phi: Params, rates: Params | dict[str, float], support: Batch, shared: bool) -> Params:
+        if shared:
+            phi = spread(phi, support.n_tasks)
+        given = self._flat(phi, rates, support)
+        return dict(zip(phi, self._made(phi, given, learns(rates))[0](*given), strict=True))
+
+    def up(
+        self, phi: Params, lam: Params, rates: Params | dict[str, float], slopes: Params, support: Batch, shared: bool
+    ) -> tuple[Params, Params]:
+        if shared:
+            phi = spread(phi, support.n_tasks)
+        given = self._flat(phi, rates, support)
+        ends = [in_order(value) for value in lam.values()]
+        found = self._made(phi, given, learns(rates))[1](*given, ends, list(slopes.values()))
+        return dict(zip(lam, found, strict=False)), dict(zip(slopes, found[len(lam) :], strict=True))
+
+    def _flat(self, phi: Params, rates: Params | dict[str, float], support: Batch) -> list[list[Tensor | None]]:
+        """Weights, rates, what is fixed in the net, and data, without history and each of one piece."""
+        like = next(iter(phi.values()))
+        every: list[list[Tensor | None]] = [
+            list(phi.values()),
+            [torch.as_tensor(rate, dtype=like.dtype, device=like.device) for rate in rates.values()],
+            list(self._fixed(phi).values()),
+            [support.x, support.y, support.weight],
+        ]
+        return [[None if v is None else in_order(v.detach()) for v in values] for values in every]
+
+    def _fixed(self, phi: Params) -> Params:
+        state = dict(self.net.named_parameters()) | dict(self.net.named_buffers())
+        return {name: value for name, value in state.items() if name not in phi}
+
+    def _made(self, phi: Params, given: list[list[Tensor | None]], learned: bool) -> tuple[Program, Program]:
+        shapes = tuple(None if value is None else (value.shape, value.dtype) for values in given for value in values)
+        key = (*phi, self.net.training, learned, *shapes)
+        if key not in self._programs:
+            if len(self._programs) == MOST_SHAPES:
+                raise RunError(
+                    f"Expected supports of at most {MOST_SHAPES} different shapes to compile inner steps for. Found "
+                    "one more. Give tasks of one size, or take adjoint=True."
+                )
+            self._programs[key] = self._compile(list(phi), list(self._fixed(phi)), given, learned)
+        return self._programs[key]
+
+    def _compile(
+        self, names: list[str], fixed: list[str], given: list[list[Tensor | None]], learned: bool
+    ) -> tuple[Program, Program]:
+        def plain(rest: list[Tensor]) -> Steps:
+            still = dict(zip(fixed, rest, strict=True))
+            return Steps(lambda params, x, y, weight: self.loss(still | params, x, y, weight))
+
+        def down(phi: list[Tensor], rates: list[Tensor], rest: list[Tensor], data: list[Any]) -> list[Tensor]:
+            at, rate = (dict(zip(names, values, strict=True)) for values in (phi, rates))
+            return list(plain(rest).down(at, rate, Batch(*data), False).values())
+
+        def up(
+            phi: list[Tensor], rates: list[Tensor], rest: list[Tensor], data: list[Any], *more: list[Tensor]
+        ) -> list[Tensor]:
+            at, rate, lam, slopes = (dict(zip(names, values, strict=False)) for values in (phi, rates, *more))
+            before, slopes = plain(rest).up(at, lam, rate, slopes, Batch(*data), False)
+            return [*before.values(), *slopes.values()]
+
+        call = {"what": "inner steps", "whose": type(self.net).__name__}
+        ones: list[list[Any]] = [[torch.ones_like(value) for value in values if value is not None] for values in given]
+        return compiled(down, *given, **call), compiled(up, *given, ones[0], ones[1] if learned else [], **call)
+
+
+def descend_adjoint(loss: TaskLoss | Steps, start: Params, support: Batch, steps: int, rate: float | Params) -> Params:
     r"""What :func:`descend` computes, with the same gradient in ``start`` and ``rate``, without the steps' graph.
 
     Saved are only the weights :math:`\phi_0 \ldots \phi_S`; the backward pass takes each step's part again,
@@ -60,7 +181,8 @@ def descend_adjoint(loss: TaskLoss, start: Params, support: Batch, steps: int, r
         \frac{dL^{test}}{d\alpha} = -\sum_s \lambda_{s+1} \cdot \nabla L(\phi_s)
 
     Args:
-        loss: one task's loss; it depends on nothing trained but its parameters, and draws nothing at random.
+        loss: one task's loss; it depends on nothing trained but its parameters, and draws nothing at random. Or steps
+            down it that are compiled.
         start: where all tasks begin, ``[*p]`` each.
         support: the tasks' examples.
         steps: how many steps.
@@ -73,14 +195,15 @@ def descend_adjoint(loss: TaskLoss, start: Params, support: Batch, steps: int, r
         InputError: the support depends on trained parameters.
     """
     no_history_of(support)
+    one = loss if isinstance(loss, Steps) else Steps(loss)
     if looking():
-        find_trouble(loss, start, support, steps, rate)
+        find_trouble(one.loss, start, support, steps, rate)
     if steps == 0:
         return spread(start, support.n_tasks)
     names = list(start)
     rates = [] if isinstance(rate, float) else [rate[name] for name in names]
     fixed = rate if isinstance(rate, float) else None
-    ends: tuple[Tensor, ...] = _Adjoint.apply(loss, support, steps, fixed, names, *start.values(), *rates)
+    ends: tuple[Tensor, ...] = _Adjoint.apply(one, support, steps, fixed, names, *start.values(), *rates)
     return dict(zip(names, ends, strict=True))
 
 
@@ -89,36 +212,31 @@ class _Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, loss: TaskLoss, support: Batch, steps: int, fixed: float | None, names: list[str], *given: Tensor
+        ctx: Any, one: Steps, support: Batch, steps: int, fixed: float | None, names: list[str], *given: Tensor
     ) -> tuple[Tensor, ...]:
         size = len(names)
-        rates: Sequence[Any] = [fixed] * size if fixed is not None else given[size:]
+        each: Sequence[Any] = [fixed] * size if fixed is not None else given[size:]
+        rates = dict(zip(names, each, strict=True))
         phi, path = dict(zip(names, given[:size], strict=True)), list(given)
         for step in range(steps):
             if step:
                 path.extend(phi.values())
-            g, _ = each_gradient(loss, phi, support, shared=step == 0)
-            phi = {name: phi[name] - r * g[name] for name, r in zip(names, rates, strict=True)}
+            phi = one.down(phi, rates, support, step == 0)
         ctx.save_for_backward(*path)
-        ctx.facts = loss, support, steps, fixed, names, len(given)
+        ctx.facts = one, support, steps, fixed, names, len(given)
         return tuple(phi.values())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *ends: Tensor) -> tuple[Tensor | None, ...]:
-        loss, support, steps, fixed, names, n_given = ctx.facts
+        one, support, steps, fixed, names, n_given = ctx.facts
         size, saved = len(names), ctx.saved_tensors
         each: Sequence[Any] = [fixed] * size if fixed is not None else saved[size:n_given]
         rates = dict(zip(names, each, strict=True))
-        slopes = [] if fixed is not None else [torch.zeros_like(r) for r in rates.values()]
+        slopes = {} if fixed is not None else {name: torch.zeros_like(rate) for name, rate in rates.items()}
         lam = dict(zip(names, ends, strict=True))
         for step in reversed(range(steps)):
             at = n_given + (step - 1) * size if step else 0
             phi = dict(zip(names, saved[at : at + size], strict=True))
-            turned, g = product_with_hessian(loss, shared=step == 0)(
-                phi, {name: rates[name] * value for name, value in lam.items()}, support
-            )
-            for slope, name in zip(slopes, names, strict=False):
-                slope -= (lam[name] * g[name]).sum(0).sum_to_size(slope.shape)
-            lam = {name: value - turned[name] for name, value in lam.items()}
-        return None, None, None, None, None, *(value.sum(0) for value in lam.values()), *slopes
+            lam, slopes = one.up(phi, lam, rates, slopes, support, step == 0)
+        return None, None, None, None, None, *(value.sum(0) for value in lam.values()), *slopes.values()

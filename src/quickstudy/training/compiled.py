@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from quickstudy.core import Batch, Episodes, Method, RunError
+from quickstudy.methods._program import MOST_SHAPES, Program, compiled
 from quickstudy.training._loop import Combine
-
-MOST_SHAPES = 4  # each takes up to minutes to compile
-Program = Callable[[list[Tensor], list[Tensor | None]], list[Tensor]]
 
 
 class CompiledLosses:
@@ -73,28 +68,8 @@ class CompiledLosses:
                 f"Expected episodes of at most {MOST_SHAPES} different shapes to compile. Found one more. "
                 "Train without compile, or on a family whose episodes are all of one size."
             )
-        # the record is a list of tensor operations: nothing but its inputs can change between calls
-        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe}
-        if state[0].device.type == "cpu":
-            options["cpp_wrapper"] = True  # kernels this small take as long to call from Python as to run
-        try:
-            with warnings.catch_warnings(action="ignore"):  # the compiler's own deprecations are not the caller's
-                record = make_fx(lambda *inputs: self._step(*inputs), tracing_mode="fake")(state, data)
-                program: Program = torch.compile(record, fullgraph=True, options=options)
-                found = program([value.clone() for value in state], data)
-        except (RuntimeError, AssertionError) as error:
-            raise RunError(
-                f"Expected losses that can be compiled. Found {type(self.method).__name__}, which stopped with: "
-                f"{error}. Train without compile."
-            ) from error
-        for ours, theirs in zip(found, self._step([value.clone() for value in state], data), strict=True):
-            if not bool((ours - theirs).norm() <= 0.01 * theirs.norm() + 1e-6):
-                raise RunError(
-                    "Expected the compiled step to give the losses and gradients of the plain one. Found a difference "
-                    f"of {float((ours - theirs).norm()):.3g} in a vector of length {float(theirs.norm()):.3g}. "
-                    f"Train without compile; if {type(self.method).__name__} draws nothing at random, report this."
-                )
-        return program
+        # what moves in the first call is a copy: running statistics are counted once
+        return compiled(self._step, state, data, what="losses", whose=type(self.method).__name__)
 
 
 def _flat(episodes: Episodes) -> list[Tensor | None]:

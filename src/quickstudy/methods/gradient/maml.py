@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
-from quickstudy.methods._adjoint import descend_adjoint
+from quickstudy.methods._adjoint import CompiledSteps, descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
 from quickstudy.nets import is_large
@@ -31,7 +31,9 @@ class MAML(Method):
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
             by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
-            net may not have dropout.
+            net may not have dropout. ``"compiled"``: the same by two programs, a step forwards and one backwards, which
+            are compiled once and serve any number of steps; pays in long runs on supports of one size, not beside
+            ``fit(compile=True)``, which compiles all steps as one.
         generator: draws the first weights.
 
     Shape:
@@ -61,7 +63,7 @@ class MAML(Method):
         steps: int = 1,
         test_steps: int = 0,
         first_order: bool = False,
-        adjoint: bool = False,
+        adjoint: bool | Literal["compiled"] = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -70,6 +72,7 @@ class MAML(Method):
         self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
         self.adjoint, self.exact_gradient = adjoint, not first_order
+        self._steps = CompiledSteps(self.net, problem) if adjoint == "compiled" else None
         self.transductive = uses_batch_statistics(self.net)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
@@ -77,7 +80,8 @@ class MAML(Method):
         steps = self.steps if self.training or not self.test_steps else int(self.test_steps)
         loss, theta = task_loss(self.net, self.problem), trainable(self.net)
         if self.adjoint and not self.first_order:  # a first-order one has no graph of the steps in the first place
-            phi = descend_adjoint(loss, theta, support, steps, self.inner_lr)
+            compiled = self._steps if torch.is_grad_enabled() else None  # nothing saved is nothing worth a program
+            phi = descend_adjoint(compiled or loss, theta, support, steps, self.inner_lr)
         else:
             phi = descend(loss, theta, support, steps, self.inner_lr, first_order=self.first_order)
         return lambda x: predict_each(self.net, phi, x)

@@ -1,0 +1,124 @@
+"""Every gradient-based method against itself, one task at a time: python benchmarks/methods.py [PART] [METHOD ...]
+
+Parts: small, compiled, images; without one, small and images. The other side is the same method, called with one task
+after another, each task's gradient taken at once and added up, one Adam step at the end: the loop that a user of the
+library would write, with every gain but that of all tasks at once. (MAML against a loop of plain PyTorch, in the manner
+of learn2learn, is in run.py.) Each method has its own default net and 5 inner steps (images: 1) where it takes a number
+of steps. One thread, processor time, both sides in turns; a ratio is the median over pairs with its 95 % interval.
+Adds to methods.json here and to the claims in recipes/benchmarks/result.json.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import time
+from pathlib import Path
+
+import run
+import torch
+from run import Step, claim, generator, in_turns, omniglot_size, ratio, show, step_of
+
+from quickstudy.core import Method, RunError, TaskFamily
+from quickstudy.evaluation.claims import Row, hardware, record
+from quickstudy.methods.registry import build, find
+from quickstudy.tasks.classes import ClassEpisodes, ClassSet
+from quickstudy.tasks.toy import Sinusoids
+from quickstudy.training.checkpoint import write_json
+
+HERE = Path(__file__).parent
+METHODS = (
+    "maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "context", "imaml", "lstm-optimizer", "proto-maml",
+    "leo", "r2d2", "lr-d2", "metaoptnet", "alpaca",
+)  # fmt: skip
+# their default step size diverges on sinusoids before any training
+SMALL_RATE = ("maml", "fomaml", "meta-sgd", "mamlpp", "lstm-optimizer")
+TARGETS = {"small": 6.0, "compiled": 40.0, "images": 1.3}
+TASKS = {"small": 25, "compiled": 25, "images": 16}
+
+
+def family_for(part: str, name: str) -> tuple[str, TaskFamily]:
+    """Sinusoids where the method does regression, else 5-way 1-shot on vectors; or images of Omniglot's size."""
+    if part == "images":
+        return "Conv4 28 x 28, 5-way 1-shot", omniglot_size(ways=5, shots=1, queries=5)
+    if not find(name).refuses(Sinusoids(10, 10).problem):
+        return "sinusoid", Sinusoids(10, 10)
+    x = torch.randn(100, 20, 16, generator=generator())
+    vectors = ClassSet(x, tuple(map(str, range(100))))
+    return "vectors of 16, 5-way 1-shot", ClassEpisodes(vectors, range(100), ways=5, shots=1, queries=5)
+
+
+def made(part: str, name: str, family: TaskFamily) -> Method:
+    """The method with its default net."""
+    cls = find(name)
+    settings = {"steps": 1 if part == "images" else 5} if "steps" in inspect.signature(cls).parameters else {}
+    rate = {"inner_lr": 0.001} if name in SMALL_RATE and part != "images" else {}
+    return build(cls, family.problem, 0, **settings, **rate)
+
+
+def one_by_one(method: Method, family: TaskFamily, tasks: int) -> Step:
+    """A training step in which the method sees one task after another."""
+    draw = generator()
+    optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        for one in family.sample(tasks, draw).chunks(1):
+            (method(one).sum() / tasks).backward()
+        optimiser.step()
+
+    return step
+
+
+def measure(part: str, name: str) -> tuple[str, dict[str, float]]:
+    """What was measured, and its ratio."""
+    what, family = family_for(part, name)
+    tasks = TASKS[part]
+    loop = one_by_one(made(part, name, family), family, tasks)
+    ours = step_of(made(part, name, family), family, tasks, part == "compiled")
+    loop()
+    start = time.thread_time()
+    loop()
+    rounds = min(15, max(6, round(6 / (time.thread_time() - start))))
+    taken = in_turns({"loop": loop, "ours": ours}, rounds)
+    compiled = "compiled, " if part == "compiled" else ""
+    return f"{what}, {tasks} tasks, {compiled}1 thread: time of the same method task by task / ours", ratio(
+        taken, "loop", "ours"
+    )
+
+
+def main() -> None:
+    """Measure, record."""
+    run.patience = 10.0
+    torch.set_num_threads(1)
+    parts = [word for word in sys.argv[1:] if word in TARGETS] or ["small", "images"]
+    names = [word for word in sys.argv[1:] if word not in TARGETS] or METHODS
+    unknown = set(names) - set(METHODS)
+    if unknown:
+        sys.exit(
+            f"Expected parts of {', '.join(TARGETS)}, methods of {', '.join(METHODS)}. Found {', '.join(unknown)}."
+        )
+    print(hardware())
+    path = HERE / "methods.json"
+    for part in parts:
+        for name in names:
+            start = time.perf_counter()
+            try:
+                what, r = measure(part, name)
+            except RunError as error:
+                print(f"  {name}: {str(error)[:300]}", flush=True)
+                continue
+            show(f"{name} {part}", r)
+            minutes = (time.perf_counter() - start) / 60
+            row = claim(what, "ratio", r, TARGETS[part], "higher", name)
+            command = f"python benchmarks/methods.py {part} {name}"
+            record(
+                HERE.parent / "recipes" / "benchmarks", [Row(**(vars(row) | {"minutes": minutes, "command": command}))]
+            )
+            found = json.loads(path.read_text()) if path.is_file() else {}
+            write_json(path, found | {"hardware": hardware(), f"{part} {name}": r})
+
+
+if __name__ == "__main__":
+    main()
