@@ -142,7 +142,8 @@ def draw(by_pieces: np.ndarray, affine: np.ndarray, shown: tuple[Tensor, Tensor]
     left.set(xlabel="the rule", ylabel="the net after its one step", title=f"one rule, {SUPPORTS} random supports")
     for each in by_pieces.T:
         right.loglog(PIECES, each, color="#3b6ea5", linewidth=0.5, alpha=0.4)
-    right.loglog(PIECES, by_pieces.mean(1), color="#3b6ea5", marker="o", markersize=4, label="one step, by construction")
+    mean = by_pieces.mean(1)
+    right.loglog(PIECES, mean, color="#3b6ea5", marker="o", markersize=4, label="one step, by construction")
     right.axhline(affine.mean(), color="#c4572e", linestyle="--", label="best rule that is affine in the labels")
     right.set(xlabel="straight pieces of each square", ylabel="unexplained variance", title=f"{RULES} rules")
     right.set_xticks(PIECES, [str(p) for p in PIECES])
