@@ -9,7 +9,13 @@ as the default and is as wide as that allows; what is searched is its shape. Opt
 24 more; each is judged on validation episodes. The default chooses the outer step size, on validation, for all. Then
 the default, the best of each search, and the first five nets that random search tried (random architectures,
 unchosen) are trained longer from new seeds and tested once on the same test episodes. Runs are kept in
-``runs/auto-meta`` and read again; minutes are those of all runs.
+``runs/auto-meta`` and read again; minutes are those of all runs. TPE draws its first ten nets at random, from the same
+seed as random search: these are the same ten.
+
+What was found: on digits one 3x3 convolution with stride 2 and one of 1x1 beat the MLP by .075 at the same number of
+products and a fifth of the parameters. On Omniglot nothing beats the default: it was best on validation too (.759, the
+best of the others .751), at a step size that it had chosen for itself; what comes near is deep and narrow, with 1x1
+layers between, as Auto-Meta's are said to be.
 """
 
 from __future__ import annotations
@@ -179,7 +185,7 @@ def draw(
         left.plot(at, shown, color=colours[name], linestyle="", marker="o", markersize=3, alpha=0.5)
         left.step(at, np.maximum.accumulate(scores), color=colours[name], where="post", label=f"{name}, best so far")
     left.axhline(default, color=colours["default"], linestyle="--", linewidth=1, label="default net")
-    left.set(xlabel="nets tried", ylabel="validation accuracy", title="a dot a net, all at one cost")
+    left.set(xlabel="nets tried", ylabel="validation accuracy", title="a dot a net, all at one cost", ylim=(0, None))
     left.legend(frameon=False, fontsize=8, loc="lower right")
     groups: dict[str, list[float]] = {}
     for name, each in results.items():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -78,6 +78,12 @@ def with_settings(name: str, settings: Settings) -> type[Method]:
     return Set
 
 
+def made(name: str, problem: Problem, *given: object, **settings: object) -> Any:
+    """Settings are the method's own, which its base class knows nothing of."""
+    cls: Any = METHODS[name]
+    return cls(problem, *given, **settings)
+
+
 def predicted(method: Method, support: Batch, x: Tensor) -> Tensor:
     with torch.no_grad():
         found = method.eval().adapt(support)(x)
@@ -134,43 +140,44 @@ def test_a_learned_update_learns_only_what_it_was_made_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", named("uncertain"))
 def test_uncertain_methods_know_what_is_left_open(name: str) -> None:
-    check_uncertain(with_settings(name, NARROW), steps=300, lr=3e-3)
+    check_uncertain(with_settings(name, NARROW), steps=700 if name == "attentive-cnp" else 300, lr=3e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].refuses(Products.problem)])
 def test_whoever_gives_a_distribution_of_numbers_says_that_it_is_true(name: str) -> None:
     episodes = Products().sample(2, torch.Generator().manual_seed(0))
     with torch.no_grad():
-        found = METHODS[name](Products.problem).eval().adapt(episodes.support)(episodes.query.x)
+        settings: Settings = {"scratch": lambda problem: {"steps": 1}}
+        found = with_settings(name, settings)(Products.problem).eval().adapt(episodes.support)(episodes.query.x)
     assert isinstance(found, Distribution) == METHODS[name].uncertain
 
 
 # whose rule is shown by a net that is built by hand, not trained
 BUILT: dict[str, Callable[[Problem], Method]] = {
     "maml": lambda problem: MAML(problem, OneStepProduct(), inner_lr=1.0),
-    "fomaml": lambda problem: METHODS["fomaml"](problem, OneStepProduct(), inner_lr=1.0, steps=1),
-    "meta-sgd": lambda problem: METHODS["meta-sgd"](problem, OneStepProduct(), inner_lr=1.0, steps=1),
-    "mamlpp": lambda problem: METHODS["mamlpp"](problem, OneStepProduct(), inner_lr=1.0, steps=1),
+    "fomaml": lambda problem: made("fomaml", problem, OneStepProduct(), inner_lr=1.0, steps=1),
+    "meta-sgd": lambda problem: made("meta-sgd", problem, OneStepProduct(), inner_lr=1.0, steps=1),
+    "mamlpp": lambda problem: made("mamlpp", problem, OneStepProduct(), inner_lr=1.0, steps=1),
     "lstm-optimizer": lambda problem: descending(problem, 0.5),
     "context": lambda problem: shifting(problem),
-    "data-conditioned": lambda problem: METHODS["data-conditioned"](
-        problem, nn.Sequential(passes_on(1), OneStepProduct()), inner_lr=1.0, steps=1
+    "data-conditioned": lambda problem: made(
+        "data-conditioned", problem, nn.Sequential(passes_on(1), OneStepProduct()), inner_lr=1.0, steps=1
     ),
 }
 
 
-def shifting(problem: Problem) -> Method:
+def shifting(problem: Problem) -> Any:
     """A context of three numbers, the biases that one step moves."""
     net = nn.Sequential(passes_on(4), ReadsContext())
-    method = METHODS["context"](problem, net, size=3, inner_lr=1.0, steps=1)
+    method = made("context", problem, net, size=3, inner_lr=1.0, steps=1)
     with torch.no_grad():
         method.net.get_parameter("0.film.weight").copy_(torch.eye(4)[:, 1:])
     return method
 
 
-def descending(problem: Problem, rate: float) -> Method:
+def descending(problem: Problem, rate: float) -> Any:
     """The LSTM's gates at the rate and at 1, whatever it sees: one step of gradient descent."""
-    method = METHODS["lstm-optimizer"](problem, OneStepProduct(rate=rate), inner_lr=rate, steps=1)
+    method: Any = made("lstm-optimizer", problem, OneStepProduct(rate=rate), inner_lr=rate, steps=1)
     with torch.no_grad():
         for part in (method.gates.weight, method.again):
             part.zero_()
