@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Batch, Method, Predictor, Problem
+from quickstudy.core import Batch, InputError, Method, Predictor, Problem
 from quickstudy.methods._adjoint import descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
@@ -28,6 +28,8 @@ class MAML(Method):
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
+        later_lr: step size of all steps but the first; None stands for ``inner_lr``. Trained on one step, the loss may
+            curve so much around the adapted weights that more steps of the same length diverge on some tasks.
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
             by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
@@ -36,6 +38,9 @@ class MAML(Method):
 
     Shape:
         support.x ``[T, n, *x]``, query ``[T, m, *x]``, prediction ``[T, m, outputs]``.
+
+    Raises:
+        InputError: both ``later_lr`` and ``adjoint``, whose steps all have one length.
 
     Reference:
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, arXiv:1703.03400. Departs from the released code in
@@ -60,15 +65,22 @@ class MAML(Method):
         inner_lr: float = 0.1,
         steps: int = 1,
         test_steps: int = 0,
+        later_lr: float | None = None,
         first_order: bool = False,
         adjoint: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
+        if adjoint and later_lr is not None:
+            raise InputError(
+                "Expected later_lr=None with adjoint=True, whose steps all have one length. "
+                f"Found {later_lr}. Leave one of them out."
+            )
         if is_large(problem):
             self.settings = {"test_steps": (1, 5)}
         self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
+        self.later_lr = later_lr
         self.adjoint, self.exact_gradient = adjoint, not first_order
         self.transductive = uses_batch_statistics(self.net)
 
@@ -79,5 +91,5 @@ class MAML(Method):
         if self.adjoint and not self.first_order:  # a first-order one has no graph of the steps in the first place
             phi = descend_adjoint(loss, theta, support, steps, self.inner_lr)
         else:
-            phi = descend(loss, theta, support, steps, self.inner_lr, first_order=self.first_order)
+            phi = descend(loss, theta, support, steps, self.inner_lr, later=self.later_lr, first_order=self.first_order)
         return lambda x: predict_each(self.net, phi, x)
