@@ -58,11 +58,11 @@ class Setup:
 
 
 READERS = {
-    "cnp": Setup({}, 30_000),
-    "attentive-cnp": Setup({}, 30_000),
-    "in-context": Setup({"layers": 3}, 20_000),
+    "cnp": Setup({}, 20_000),
+    "attentive-cnp": Setup({}, 20_000),
+    "in-context": Setup({}, 12_000),
 }
-MAML = Setup({"inner_lr": 0.01, "later_lr": 0.005, "steps": 1, "test_steps": 10}, 70_000)
+MAML = Setup({"inner_lr": 0.01, "later_lr": 0.005, "steps": 1, "test_steps": 10}, 30_000)
 LEARNERS = {"gp": READERS, "sinusoid": {**READERS, "maml": MAML}}
 
 

@@ -29,7 +29,8 @@ class MAML(Method):
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
         later_lr: step size of all steps but the first; None stands for ``inner_lr``. Trained on one step, the loss may
-            curve so much around the adapted weights that more steps of the same length diverge on some tasks.
+            curve so much around the adapted weights that more steps of the same length diverge on some tasks; the
+            authors' code for reinforcement learning halves it.
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
             by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
