@@ -149,7 +149,9 @@ def rows_of(name: str, runs: list[dict[str, object]]) -> list[Row]:
         eye = "" if name == "maml" else "; for the eye"
         row(after, "mean squared error", over_tasks(scores), FINN[steps or 1], f"{table}: {FINN[steps or 1]}{eye}")
         if name == "maml" and steps > 1:
-            lost = over_tasks((scores > DIVERGED).astype(float))
+            middle = f"{after}, median task"
+            row(middle, "median squared error", median(scores), FINN[steps], f"{table}: {FINN[steps]}, a mean")
+            lost = share(scores > DIVERGED)
             row(f"{after}, tasks that diverged", "share of tasks", lost, 0.0, f"computed: none over {DIVERGED}")
             halved = over_tasks(scores_of(runs, f"{steps} halved"))
             end = f"{after}, all but the first half as long"
@@ -177,6 +179,21 @@ def beside_maml(name: str, runs: list[dict[str, object]], maml: list[dict[str, o
 def over_tasks(scores: NDArray[np.float64]) -> Estimate:
     """Mean and interval over tasks. Shape: ``[seeds, tasks]``."""
     return estimate(scores, np.ones(scores.shape[1]), np.random.default_rng(0))
+
+
+def median(scores: NDArray[np.float64]) -> Estimate:
+    """The median over tasks of the mean over seeds, and its interval by drawing tasks again. ``[seeds, tasks]``."""
+    each, rng = scores.mean(0), np.random.default_rng(0)
+    drawn = np.sort(np.median(each[rng.integers(0, len(each), (2000, len(each)))], 1))
+    return Estimate(float(np.median(each)), float(drawn[50]), float(drawn[1949]), len(each), len(scores))
+
+
+def share(happened: NDArray[np.bool_]) -> Estimate:
+    """How often, with Wilson's interval: few or none have no bootstrap. Shape: ``[seeds, tasks]``."""
+    n, p, z = happened.size, float(happened.mean()), 1.96
+    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return Estimate(p, low, high, happened.shape[1], len(happened))
 
 
 def main(report: Callable[[str], None] = print) -> None:
