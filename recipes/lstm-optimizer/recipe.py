@@ -1,6 +1,6 @@
 """A learned update rule against the best fixed one, on the two families of quadratics that it is trained on.
 
-    python recipes/lstm-optimizer/recipe.py        # about 2 minutes on one core
+    python recipes/lstm-optimizer/recipe.py        # about 10 minutes on one core
 
 ``f(theta) = |W theta - y|^2 / n`` from theta = 0, a new W and y in each task. Dense: W [10, 10] and y standard normal,
 20 steps (Andrychowicz et al. 2016, section 3.1, with fewer steps). Scaled: W diagonal, each of 6 curvatures between
@@ -68,7 +68,7 @@ def compare(kind: str, size: int, steps: int, lr: float, updates: int) -> list[R
     """Train on the family, choose the rates, record."""
     begin = time.perf_counter()
     family = Quadratics(kind, size)
-    # settings of training were tried on tasks of the seeds 11 and 12
+    # not the tasks (seed 2) that a shorter run on the dense family was seen to fail on, 1.02 times Adam
     chosen_on, test = family.sample(500, generator(1)), family.sample(TEST, generator(4242))
     net = nn.Linear(size, 1, bias=False)
     nn.init.zeros_(net.weight)
@@ -122,7 +122,7 @@ def compare(kind: str, size: int, steps: int, lr: float, updates: int) -> list[R
 def main() -> None:
     """Both families."""
     torch.set_num_threads(1)
-    record(Path(__file__).parent, [*compare("scaled", 6, 8, 2e-2, 1000), *compare("dense", 10, 20, 1e-2, 1000)])
+    record(Path(__file__).parent, [*compare("scaled", 6, 8, 2e-2, 1000), *compare("dense", 10, 20, 1e-2, 2500)])
 
 
 if __name__ == "__main__":
