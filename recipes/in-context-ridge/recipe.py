@@ -1,10 +1,13 @@
 """In-context linear regression: a transformer that reads examples, beside the exact posterior mean.
 
-    python recipes/in-context-ridge/recipe.py      # one training run, under 8 minutes on one core
+    python recipes/in-context-ridge/recipe.py      # one training run, under 10 minutes on one core
 
 Tasks are ``y = x'w + noise`` with three inputs, ten examples, w and x standard normal, noise of standard deviation
 0.5. The best answer there is, the posterior mean, is ridge regression whose penalty is the noise's variance. The
 transformer is told neither that tasks are linear nor how large the noise is. A killed run goes on where it was.
+
+A shorter run (two layers, 6000 steps, 1.2 minutes) was 14 % above the exact posterior mean; its test tasks (seed 2) are
+not those of this one.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from quickstudy.methods import InContext
 from quickstudy.training import fit
 
 INPUTS, EXAMPLES, NOISE = 3, 10, 0.5
-STEPS, TASKS, LR, TEST = 6000, 32, 3e-3, 5000
+STEPS, TASKS, LR, LAYERS, TEST = 20_000, 32, 1e-3, 3, 5000
 RUNS = Path("runs/in-context-ridge")
 
 
@@ -52,12 +55,12 @@ def main() -> None:
     """Train, compare, record."""
     torch.set_num_threads(1)
     family = LinearTasks()
-    test = family.sample(TEST, generator(2))
-    method = InContext(family.problem, generator=generator(0))
+    test = family.sample(TEST, generator(4242))
+    method = InContext(family.problem, layers=LAYERS, generator=generator(0))
     begin = time.process_time()
     fit(
-        method, family, steps=STEPS, tasks=TASKS, lr=LR, every=200, generator=generator(1),
-        checkpoint=RUNS / "0.safetensors", resume=True,
+        method, family, steps=STEPS, tasks=TASKS, lr=LR, every=500, generator=generator(1), compile=True,
+        checkpoint=RUNS / f"{LAYERS}-layers.safetensors", resume=True,
         progress=lambda done, steps: print(f"{done}/{steps}", flush=True) if done % 500 == 0 else None,
     )  # fmt: skip
     with torch.no_grad():

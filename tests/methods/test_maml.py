@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian
 from torch.func import functional_call
 
-from quickstudy.core import Batch, Episodes, Problem
+from quickstudy.core import Batch, Episodes, InputError, Problem
 from quickstudy.methods import MAML
 
 REGRESSION = Problem((2,), "regression", 1, metric="explained variance")
@@ -108,3 +108,24 @@ def test_test_steps_apply_in_eval_mode_only() -> None:
     assert isinstance(trained, Tensor)
     assert isinstance(tested, Tensor)
     assert (trained - tested).abs().max() > 1e-3
+
+
+def test_later_steps_have_their_own_length() -> None:
+    """On ``L = |Xw - y|^2 / n``: the first step by ``inner_lr``, all others by ``later_lr``; the gradient follows."""
+    episodes = regressions(torch.Generator().manual_seed(0), tasks=1)
+    net = nn.Linear(2, 1, bias=False).double()
+    x, y, q, z = episodes.support.x[0], episodes.support.y[0], episodes.query.x[0], episodes.query.y[0]
+    phi, jacobian = net.weight.detach().clone().T, torch.eye(2, dtype=torch.float64)
+    for rate in (0.3, 0.1, 0.1):
+        phi = phi - 2 * rate * x.T @ (x @ phi - y) / 6
+        jacobian = (torch.eye(2, dtype=torch.float64) - 2 * rate * x.T @ x / 6) @ jacobian
+    method = MAML(REGRESSION, net, inner_lr=0.3, later_lr=0.1, steps=3)
+    torch.testing.assert_close(method.adapt(episodes.support)(episodes.query.x), (q @ phi).unsqueeze(0))
+    method.losses(episodes).sum().backward()
+    found = next(p.grad for p in method.parameters() if p.grad is not None)
+    torch.testing.assert_close(found.flatten(), (jacobian @ (2 * q.T @ (q @ phi - z) / 6)).flatten())
+
+
+def test_later_steps_and_the_adjoint_exclude_each_other() -> None:
+    with pytest.raises(InputError, match="later_lr=None"):
+        MAML(REGRESSION, tanh_net(), later_lr=0.1, adjoint=True)

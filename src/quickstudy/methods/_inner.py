@@ -22,6 +22,7 @@ def descend(
     steps: int,
     rate: float | Params,
     *,
+    later: float | None = None,
     first_order: bool = False,
 ) -> Params:
     """Plain gradient descent, differentiable: ``phi_t <- phi_t - rate * grad L(phi_t, support_t)``.
@@ -32,25 +33,27 @@ def descend(
         support: the tasks' examples.
         steps: how many steps.
         rate: step size; or one for each parameter, broadcast against it.
+        later: step size of all steps but the first; None stands for ``rate``.
         first_order: take the inner gradients as constants when differentiating through the steps.
 
     Returns:
         Each task's parameters, ``[T, *p]``.
     """
     if looking():
-        find_trouble(loss, start, support, steps, rate)
+        find_trouble(loss, start, support, steps, rate, later)
     gradient = grad(loss)
 
     def one(x: Tensor, y: Tensor, weight: Tensor | None) -> Params:
         phi = start(x, y, weight) if callable(start) else start
-        for _ in range(steps):
+        for step in range(steps):
             g = gradient(phi, x, y, weight)
             if first_order:
                 g = {name: value.detach() for name, value in g.items()}
-            if not isinstance(rate, dict):
-                phi = {name: torch.sub(value, g[name], alpha=rate) for name, value in phi.items()}
+            alpha = rate if later is None or step == 0 else later
+            if not isinstance(alpha, dict):
+                phi = {name: torch.sub(value, g[name], alpha=alpha) for name, value in phi.items()}
             else:
-                phi = {name: value - rate[name] * g[name] for name, value in phi.items()}
+                phi = {name: value - alpha[name] * g[name] for name, value in phi.items()}
         return phi
 
     # one vmap around all steps: the first then starts from one shared point, a plain batched pass for all tasks
@@ -224,6 +227,7 @@ def find_trouble(
     support: Batch,
     steps: int,
     rate: float | Params,
+    later: float | None = None,
 ) -> None:
     """Take the steps of :func:`descend` once more, one by one, and note where they first go wrong."""
     with torch.no_grad():
@@ -237,4 +241,5 @@ def find_trouble(
         for step in range(steps + 1):
             g, losses = each_gradient(loss, phi, support, shared=step == 0 and not own)
             check_step(step, steps, losses, phi)
-            phi = {n: phi[n] - (rate if isinstance(rate, float) else rate[n]) * g[n] for n in phi}
+            alpha = rate if later is None or step == 0 else later
+            phi = {n: phi[n] - (alpha[n] if isinstance(alpha, dict) else alpha) * g[n] for n in phi}

@@ -4,13 +4,14 @@ from quickstudy.tasks.classes import ClassEpisodes, ClassSet, check_splits, labe
 from quickstudy.tasks.load import NAMES, load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
 from quickstudy.tasks.table import Scale, TableTasks, TaskTable
-from quickstudy.tasks.toy import Sinusoids, planted
+from quickstudy.tasks.toy import GaussianProcesses, Sinusoids, planted
 
 __all__ = [
     "NAMES",
     "Arena",
     "ClassEpisodes",
     "ClassSet",
+    "GaussianProcesses",
     "Question",
     "Scale",
     "Sinusoids",

@@ -1,4 +1,4 @@
-"""Families whose optimum is known: sinusoids, linear tasks of unlike curvature, and ones that share as one says."""
+"""Families whose optimum is known: sinusoids, Gaussian processes, unlike curvature, tasks that share as one says."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from quickstudy.core import Batch, Episodes, Problem
 from quickstudy.tasks.table import TaskTable
@@ -40,6 +41,98 @@ class Sinusoids:
         y = amplitude * torch.sin(x - phase)
         k = self.shots
         return Episodes(Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:]))
+
+    def best(self, support: Batch, x: Tensor, points: int = 20_000) -> Tensor:
+        r"""The posterior mean of y, which no predictor's squared error undercuts in expectation.
+
+        There is no noise, so that two examples give the sinusoid away, and the posterior is a point. One example
+        leaves a curve of amplitudes :math:`A(b) = y / \sin(x - b)`, whose density over phases is
+
+        .. math::
+            p(b \mid x, y) \propto \left\lvert \frac{dA}{dy} \right\rvert = \frac{1}{\lvert \sin(x - b) \rvert}
+            \quad \text{where } A(b) \in [0.1, 5]
+
+        Args:
+            support: the examples, without padding.
+            x: where to predict.
+            points: phases at which the density is summed.
+
+        Shape:
+            support.x ``[T, n, 1]``, x ``[T, m, 1]``; gives ``[T, m, 1]``.
+        """
+        given, y = support.x.double(), support.y.double()
+        if support.n > 1:
+            weights = torch.linalg.lstsq(torch.cat([given.sin(), -given.cos()], -1), y).solution
+        else:
+            b = math.pi * (torch.arange(points, dtype=torch.float64) + 0.5) / points
+            sine = torch.sin(given.squeeze(-1) - b)  # [T, points]
+            amplitude = y.squeeze(-1) / sine
+            density = ((amplitude >= 0.1) & (amplitude <= 5)) / sine.abs()
+            density = density / density.sum(1, keepdim=True)
+            weights = torch.stack([(density * amplitude * f).sum(1) for f in (b.cos(), b.sin())], 1).unsqueeze(-1)
+        at = x.double()
+        return (torch.cat([at.sin(), -at.cos()], -1) @ weights).to(x)
+
+
+@dataclass(frozen=True)
+class GaussianProcesses:
+    r"""Functions of one number, drawn from a Gaussian process, seen with noise.
+
+    .. math::
+        f \sim GP(0, k), \quad k(x, x') = \exp\left(-\frac{(x - x')^2}{2 \ell^2}\right), \qquad
+        y = f(x) + \sigma \epsilon
+
+    with x uniform in [-2, 2]. The best prediction is known for every support: :meth:`posterior`.
+
+    Args:
+        shots: labelled points of a task.
+        queries: points to be judged on, as noisy as the labelled ones.
+        length: l, over which f changes.
+        noise: sigma.
+
+    Reference:
+        Rasmussen, Williams 2006, Gaussian Processes for Machine Learning, eqs. (2.25) and (2.26); as a family of
+        tasks: Garnelo et al. 2018, section 4.1, arXiv:1807.01613.
+    """
+
+    shots: int = 10
+    queries: int = 20
+    length: float = 0.5
+    noise: float = 0.2
+
+    @property
+    def problem(self) -> Problem:
+        """One number in, one number out."""
+        return Problem((1,), "regression", 1, metric="explained variance")
+
+    def kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        """Covariance of f. Shape: ``[T, n, 1]`` and ``[T, m, 1]`` to ``[T, n, m]``."""
+        return torch.exp(-0.5 * ((a - b.mT) / self.length).square())
+
+    def sample(self, n: int, generator: torch.Generator) -> Episodes:
+        """Episodes of n functions. Shape: support.x ``[n, shots, 1]``, query.x ``[n, queries, 1]``."""
+        k, size = self.shots, self.shots + self.queries
+        x = 4 * torch.rand(n, size, 1, generator=generator) - 2
+        # with the noise on the diagonal the covariance has a factor however near the points are
+        covariance = self.kernel(x.double(), x.double()) + self.noise**2 * torch.eye(size, dtype=torch.float64)
+        normal = torch.randn(n, size, 1, generator=generator)
+        y = (torch.linalg.cholesky(covariance) @ normal.double()).float()
+        return Episodes(Batch(x[:, :k], y[:, :k]), Batch(x[:, k:], y[:, k:]))
+
+    def posterior(self, support: Batch, x: Tensor) -> Normal:
+        """The exact distribution of each y at x, given the support; padding is left out.
+
+        Shape:
+            support.x ``[T, n, 1]``, x ``[T, m, 1]``; gives a Normal over ``[T, m, 1]``.
+        """
+        given, at = support.x.double(), x.double()
+        real = support.weights.double().unsqueeze(-1)
+        noise = self.noise**2 * torch.eye(support.n, dtype=torch.float64)
+        factor = torch.linalg.cholesky(self.kernel(given, given) * real * real.mT + noise)
+        across = self.kernel(given, at) * real  # [T, n, m]
+        mean = across.mT @ torch.cholesky_solve(support.y.double(), factor)
+        told = torch.linalg.solve_triangular(factor, across, upper=False).square().sum(1).unsqueeze(-1)
+        return Normal(mean.to(x), (1 + self.noise**2 - told).sqrt().to(x))
 
 
 @dataclass(frozen=True)

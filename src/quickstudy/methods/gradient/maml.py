@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Batch, Method, Predictor, Problem
+from quickstudy.core import Batch, InputError, Method, Predictor, Problem
 from quickstudy.methods._adjoint import CompiledSteps, descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
@@ -28,6 +28,9 @@ class MAML(Method):
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
+        later_lr: step size of all steps but the first; None stands for ``inner_lr``. Trained on one step, the loss may
+            curve so much around the adapted weights that more steps of the same length diverge on some tasks; the
+            authors' code for reinforcement learning halves it.
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
             by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
@@ -38,6 +41,9 @@ class MAML(Method):
 
     Shape:
         support.x ``[T, n, *x]``, query ``[T, m, *x]``, prediction ``[T, m, outputs]``.
+
+    Raises:
+        InputError: both ``later_lr`` and ``adjoint``, whose steps all have one length.
 
     Reference:
         Finn, Abbeel, Levine 2017, Model-Agnostic Meta-Learning, arXiv:1703.03400. Departs from the released code in
@@ -62,15 +68,22 @@ class MAML(Method):
         inner_lr: float = 0.1,
         steps: int = 1,
         test_steps: int = 0,
+        later_lr: float | None = None,
         first_order: bool = False,
         adjoint: bool | Literal["compiled"] = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
+        if adjoint and later_lr is not None:
+            raise InputError(
+                "Expected later_lr=None with adjoint=True, whose steps all have one length. "
+                f"Found {later_lr}. Leave one of them out."
+            )
         if is_large(problem):
             self.settings = {"test_steps": (1, 5)}
         self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.test_steps, self.first_order = inner_lr, steps, test_steps, first_order
+        self.later_lr = later_lr
         self.adjoint, self.exact_gradient = adjoint, not first_order
         self._steps = CompiledSteps(self.net, problem) if adjoint == "compiled" else None
         self.transductive = uses_batch_statistics(self.net)
@@ -83,5 +96,5 @@ class MAML(Method):
             compiled = self._steps if torch.is_grad_enabled() else None  # nothing saved is nothing worth a program
             phi = descend_adjoint(compiled or loss, theta, support, steps, self.inner_lr)
         else:
-            phi = descend(loss, theta, support, steps, self.inner_lr, first_order=self.first_order)
+            phi = descend(loss, theta, support, steps, self.inner_lr, later=self.later_lr, first_order=self.first_order)
         return lambda x: predict_each(self.net, phi, x)
