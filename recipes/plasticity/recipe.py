@@ -1,16 +1,28 @@
-"""What learned plasticity is good for: completing patterns, finding a target by reward, returning to a reward.
+"""What learned plasticity is good for: completing patterns and images, finding a target by reward, returning to one.
 
-    python recipes/plasticity/recipe.py [patterns] [cues] [maze]      # no name: all three
+    python recipes/plasticity/recipe.py [patterns] [images] [cues] [maze]      # no name: all four
+    python recipes/plasticity/recipe.py "cues/modulated"                       # train one stage's net, write no row
 
 Every stage trains each net from several seeds and tests it on tasks that it has not seen. A killed recipe goes on
-where it was: a finished run is a file in ``runs/plasticity``. All three are smaller than in the papers, and shorter:
+where it was: a finished run is a file in ``runs/plasticity``. All four are smaller than in the papers, and shorter:
 
-- patterns: 50 elements for 1000, 3 patterns for 5; the nets that are not plastic get five times the training tasks;
-- cues: 4 of 10 bits for 20, one a trial for pairs, 10 trials a task; and the outer loop is told the right answers
-  (cross-entropy; the published one learns from reward by actor-critic). The net itself sees rewards only. With pairs of
-  20 bits the modulated net learned nothing in 500 steps of 64 tasks. Rate and first strengths were chosen on the
-  retroactive net's training loss; all nets have them;
-- maze: 7 x 7 for 9 x 9, 60 steps for 200; by actor-critic, as published. Not measured yet: no row is on record.
+- patterns: 50 elements for 1000, 3 patterns for 5; the nets that are not plastic get three times the training tasks;
+- images: scikit-learn's 8 x 8 digits for CIFAR-10's in grey, shown once for 3 steps where the authors' are shown three
+  times for 20; tested on digits that are in no training task. 0 explained is what the mean training image explains;
+- cues: 10 bits for 20, 10 trials a task for about 18; pairs, as published. And the outer loop is told the right answers
+  (cross-entropy; the published one learns from reward by actor-critic). The net itself sees rewards only;
+- maze: 5 x 5 for 9 x 9, 40 steps for 200; by actor-critic, as published.
+
+Rates: for patterns and images each net has its own, chosen on its training loss; for cues and the maze all have one, at
+which the plastic nets' training loss fell in short runs.
+
+An earlier cue task had one cue a trial, told the reward beside the next trial's cue, and began with w of spectral
+radius 1 and alpha 0.2. The modulated net stayed at chance (.50), one retroactive seed of three failed, and the
+non-plastic net reached .69. Looked at: M was .6 to .8 from the first step, two thirds of Hebb lay at its bound after 30
+steps, and gradients had norms of 5 to 80 and clipped to noise. With w at 0.1 and alpha at 0.02 (norms under 1) and the
+reward on a step of its own, as in the authors' task, the modulated net was right in .98 of the late trials after 500
+steps of 32 tasks. One cue a trial is too easy: a non-plastic net can remember one cue (.60 after 500 steps and rising).
+With pairs, no trial names the target; so pairs are back.
 """
 
 from __future__ import annotations
@@ -38,13 +50,13 @@ Result = dict[str, Any]
 FOLDER, RUNS = Path(__file__).parent, Path("runs/plasticity")
 SEEDS, TEST = 3, 1000
 RATES = (1e-3, 3e-3, 1e-2)  # patterns and images: each net's own, on training loss
-PATTERNS, PATTERN_STEPS, PATTERN_TASKS = PatternCompletion(size=50, patterns=3), 1000, 32
-IMAGE_STEPS, IMAGE_TASKS, IMAGE_SPARE = 1000, 16, 36  # spare: units beside the pixels
+PATTERNS, PATTERN_STEPS, PATTERN_TASKS = PatternCompletion(size=50, patterns=3), 700, 32
+IMAGE_STEPS, IMAGE_TASKS = 800, 16
 MORE = 3  # times as many training tasks for the nets that are not plastic, whose steps are cheap
-CUES, CUE_STEPS, CUE_TASKS, CUE_RATE = CueReward(bits=20, cues=4, trials=12, shown=2), 1000, 32, 5e-3
+CUES, CUE_STEPS, CUE_TASKS, CUE_RATE = CueReward(bits=10, cues=4, trials=10, shown=2), 800, 32, 5e-3
 LATE = 4  # trials at the end that count: by then most cues have been met
 MAZE, MAZE_STEPS, MAZE_TASKS, MAZE_TIME, MAZE_RATE = GridMaze(5), 600, 32, 40, 5e-3
-WIDTH = 40
+WIDTH = 32
 LECTURE = "Miconi et al. 2018, arXiv:1804.02464"
 FASTER = f"{LECTURE}, as an author's lecture sums it up: the plastic net learns far faster"
 COLOURS = ("#c4572e", "#3b6ea5", "#6aa84f", "0.5", "#8e6bb0")
@@ -119,25 +131,23 @@ def best_rate(folder: Path, kind: str, run: Callable[[float, int], list[float]],
 
 def completing_net(kind: str, n: int, seed: int, *, hold: bool) -> nn.Module:
     """For n elements. Images are graded, so their plastic net holds what is given; patterns drive it hard."""
-    width = n + IMAGE_SPARE if hold else n
     if kind == "LSTM":
-        return WithHeads(LSTM(n, width, gen(seed)), width, {"answer": n}, gen(50 + seed))
+        return WithHeads(LSTM(n, n, gen(seed)), n, {"answer": n}, gen(50 + seed))
     if kind == "non-plastic RNN":  # with layers of its own for input and output: not fewer weights
-        net = PlasticRNN(n, width, alpha="none", scale=width**-0.5, generator=gen(seed))
-        return WithHeads(net, width, {"answer": n}, gen(50 + seed))
+        net = PlasticRNN(n, n, alpha="none", scale=n**-0.5, generator=gen(seed))
+        return WithHeads(net, n, {"answer": n}, gen(50 + seed))
     alpha: Alpha = "uniform" if kind == "uniform alpha" else "free"
-    return PlasticRNN(n, width, clamp=None if hold else 20.0, hold=hold, alpha=alpha, eta=0.1, generator=gen(seed))
+    return PlasticRNN(n, n, clamp=None if hold else 20.0, hold=hold, alpha=alpha, eta=0.1, generator=gen(seed))
 
 
 def restore(net: nn.Module, x: Tensor) -> Tensor:
     """What the net says at the last step. Shape: ``[T, time, size]`` to ``[T, size]``."""
-    size = x.shape[2]
     heads = isinstance(net, WithHeads)
     cell = net.net if heads else net
     memory = cell.start(len(x))
     for step in x.unbind(1):
         h, memory = cell(step, memory)
-    return torch.tanh(net.heads["answer"](h)) if heads else h[:, :size]
+    return torch.tanh(net.heads["answer"](h)) if heads else h
 
 
 def complete(stage: str, kind: str, seed: int) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
