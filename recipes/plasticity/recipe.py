@@ -53,7 +53,7 @@ RATES = (1e-3, 3e-3, 1e-2)  # patterns and images: each net's own, on training l
 PATTERNS, PATTERN_STEPS, PATTERN_TASKS = PatternCompletion(size=50, patterns=3), 700, 32
 IMAGE_STEPS, IMAGE_TASKS = 800, 16
 MORE = 3  # times as many training tasks for the nets that are not plastic, whose steps are cheap
-CUES, CUE_STEPS, CUE_TASKS, CUE_RATE = CueReward(bits=10, cues=4, trials=10, shown=2), 800, 32, 5e-3
+CUES, CUE_STEPS, CUE_TASKS, CUE_RATE = CueReward(bits=10, cues=4, trials=10, shown=2), 1000, 32, 5e-3
 LATE = 4  # trials at the end that count: by then most cues have been met
 MAZE, MAZE_STEPS, MAZE_TASKS, MAZE_TIME, MAZE_RATE = GridMaze(5), 600, 32, 40, 5e-3
 WIDTH = 32
