@@ -18,7 +18,7 @@ loss; for cues and the maze all have one, at which the plastic nets' training lo
 
 An earlier cue task had one cue a trial, told the reward beside the next trial's cue, and began with w of spectral
 radius 1 and alpha 0.2. The modulated net stayed at chance (.50), one retroactive seed of three failed, and the
-non-plastic net reached .69. Looked at, after 400 steps of training: M was .6 to .85 at every step of a task, 0.7 of Hebb
+non-plastic net reached .69. Looked at, after 400 steps of training: M was .6 to .85 at every step of a task, .7 of Hebb
 lay at its bound after 18 steps, and gradients had norms of 5 to 77, clipped to noise. The reward on a step of its own,
 as the authors have it, did not help by itself (loss still at chance, norms of 49 to 69); with w at 0.1 and alpha at
 0.02 besides, norms fell under 1 and the modulated net was right in .98 of the late trials after 500 steps of 32 tasks.
