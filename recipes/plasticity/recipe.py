@@ -33,6 +33,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,10 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.claims import Row, read, record
 from quickstudy.nets.plastic import Alpha, PlasticRNN
 from quickstudy.tasks.plastic import CueReward, GridMaze, ImageCompletion, PatternCompletion
+from quickstudy.training.checkpoint import write_json
 
 Result = dict[str, Any]
 
@@ -519,7 +521,11 @@ def main() -> None:
         if kind:
             runs(stage, (kind,))
         else:
-            record(FOLDER, stages[stage]())
+            rows, path = stages[stage](), FOLDER / "result.json"
+            # a stage's rows take the place of all its earlier ones: a row of another set-up would stay beside them
+            others = [row for row in (read(path) if path.is_file() else []) if row.command != rows[0].command]
+            write_json(path, [asdict(row) for row in others])
+            record(FOLDER, rows)
 
 
 if __name__ == "__main__":
