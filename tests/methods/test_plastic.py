@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from quickstudy.core import Batch, InputError, Problem
 from quickstudy.methods import Backpropamine, Hebbian
 from quickstudy.nets.plastic import Plastic, PlasticRNN
-from quickstudy.tasks.plastic import CueReward, GridMaze, PatternCompletion
+from quickstudy.tasks.plastic import CueReward, GridMaze, ImageCompletion, PatternCompletion
 
 CLASSES = Problem((2,), "classification", 2, shared_labels=False)
 
@@ -68,6 +68,22 @@ def test_oja_stays_bounded_and_finds_the_first_component() -> None:
             synapses = layer.write(synapses, x, (x.unsqueeze(1) @ synapses.hebb).squeeze(1))
     assert float(free.norm()) > 1e6
     torch.testing.assert_close(synapses.hebb.flatten().abs(), torch.tensor([1.0, 0.0]), atol=0.1, rtol=0)
+
+
+def test_inputs_hold_their_neurons_and_the_rest_recalls() -> None:
+    """Held for two steps, x writes Hebb = x x^T. Then the free ones say tanh(alpha x^T x x), |x|^2 = .5625."""
+    net = PlasticRNN(3, 3, rule="clip", alpha="uniform", hold=True, eta=1.0, scale=0.0, strength=0.5)
+    x = torch.tensor([[0.5, -0.25, 0.5]])
+    memory = net.start(1)
+    for _ in range(2):
+        h, memory = net(x, memory)
+        close(h, x)
+    close(memory[1].hebb, (x.T @ x).unsqueeze(0))
+    h, _ = net(x * torch.tensor([1.0, 0.0, 0.0]), memory)
+    rest = torch.tanh(0.5 * 0.5625 * x)
+    close(h, torch.cat([x[:, :1], rest[:, 1:]], 1))
+    with pytest.raises(InputError, match="give one"):
+        PlasticRNN(3, 3, hold=True, clamp=20.0)
 
 
 @pytest.mark.parametrize("modulation", ["none", "simple", "retroactive"])
@@ -153,6 +169,23 @@ def test_patterns_are_shown_and_half_zeroed() -> None:
     shown = x[:, : -task.probe]
     assert (shown == target.unsqueeze(1)).all(-1).any(1).all(), "the target is among those shown"
     assert (shown.abs().sum(-1) == 0).sum(1).tolist() == [3] * 7
+
+
+def test_images_are_graded_and_half_zeroed() -> None:
+    images = torch.arange(5 * 12.0).view(5, 3, 4).sin()
+    task = ImageCompletion(images[:, :2], patterns=3, show=2)
+    x, target, hidden = task.sample(40, gen())
+    assert x.shape == (40, 3 * (2 + 1) + 3, 8)
+    close(target.mean(1), torch.zeros(40))
+    close(target.abs().amax(1), torch.ones(40))
+    # upper or lower half, and both occur
+    assert {tuple(row) for row in hidden.tolist()} == {(True,) * 4 + (False,) * 4, (False,) * 4 + (True,) * 4}
+    assert torch.equal(x[:, -1], target.masked_fill(hidden, 0))
+    same = (x[:, :-3:3].unsqueeze(2) == task.pixels).all(-1)  # [T, shown, images]
+    assert (same.sum((1, 2)) == 3).all() and (same.sum(1) <= 1).all(), "three different ones of the given images"
+    assert (x[:, :-3:3] == target.unsqueeze(1)).all(-1).any(1).all(), "the target is among those shown"
+    with pytest.raises(InputError, match="at least 3"):
+        ImageCompletion(images[:2])
 
 
 def test_the_target_is_what_rewarded_pairs_share() -> None:

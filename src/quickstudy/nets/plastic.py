@@ -94,9 +94,9 @@ class Plastic(nn.Module):
 
     def read(self, x: Tensor, synapses: Synapses) -> Tensor:
         """Through the fixed and the plastic weights; changes nothing."""
-        if not self.plastic:
-            return x @ self.weight
-        return x @ torch.addcmul(self.weight, self.alpha, synapses.hebb)
+        fixed = x @ self.weight
+        # apart: w is the same for all tasks, and adding it to each task's Hebb costs more than the product
+        return fixed + x @ (self.alpha * synapses.hebb) if self.plastic else fixed
 
     def write(
         self, synapses: Synapses, x: Tensor, y: Tensor, signal: Tensor | None = None, weight: Tensor | None = None
@@ -105,22 +105,20 @@ class Plastic(nn.Module):
         if not self.plastic:
             return synapses
         hebb, trace = synapses
-        x, y = x.unsqueeze(2), y.unsqueeze(1)
-        both = x * y
-        if self.modulation == "none":
-            if self.rule == "decay":
-                hebb = torch.lerp(hebb, both, self.eta)
-            elif self.rule == "oja":
-                hebb = hebb + self.eta * y * (x - y * hebb)
-            else:
-                hebb = torch.addcmul(hebb, self.eta, both).clamp(-1, 1)
+        before, after = x.unsqueeze(2), y.unsqueeze(1)  # their product is x y, which is never stored by itself
+        if self.rule == "oja":
+            hebb = hebb + self.eta * after * (before - after * hebb)
+        elif self.rule == "decay":
+            hebb = torch.baddbmm((1 - self.eta) * hebb, self.eta * before, after)
+        elif self.modulation == "none":
+            hebb = torch.baddbmm(hebb, self.eta * before, after).clamp(-1, 1)
+        elif signal is None:
+            raise InputError("Expected a signal: plasticity is modulated here. Found none. Give signal [T].")
+        elif self.modulation == "simple":
+            hebb = torch.baddbmm(hebb, signal[:, None, None] * before, after).clamp(-1, 1)
         else:
-            if signal is None:
-                raise InputError("Expected a signal: plasticity is modulated here. Found none. Give signal [T].")
-            by = both if self.modulation == "simple" else trace
-            hebb = torch.addcmul(hebb, signal[:, None, None], by).clamp(-1, 1)
-        if self.modulation == "retroactive":
-            trace = torch.lerp(trace, both, self.eta)
+            hebb = torch.addcmul(hebb, signal[:, None, None], trace).clamp(-1, 1)
+            trace = torch.baddbmm((1 - self.eta) * trace, self.eta * before, after)
         if weight is not None:
             keep = weight[:, None, None]
             hebb, trace = torch.lerp(synapses.hebb, hebb, keep), torch.lerp(synapses.eligibility, trace, keep)
@@ -133,6 +131,9 @@ class PlasticRNN(nn.Module):
     .. math::
         h(t) = \tanh(U x(t) + (w + \alpha Hebb(t))^T h(t-1)), \quad M(t) = \tanh(v^T h(t) + b)
 
+    Begin with small w and alpha: where w has spectral radius 1 and alpha is not small either, Hebb meets its bound
+    within a few steps, gradients through it explode, and nothing is learned. The authors begin with at most 0.01.
+
     Args:
         inputs: numbers in x.
         width: numbers in h.
@@ -140,6 +141,7 @@ class PlasticRNN(nn.Module):
         modulation: see :class:`Plastic`.
         rule: see :class:`Plastic`; modulated nets clip.
         clamp: given, x has one number a neuron and U is this number times the identity: inputs hold neurons fast.
+        hold: x has one number a neuron, and where it isn't 0 it *is* the neuron's activity: graded inputs hold neurons.
         eta: first value of the rate.
         scale: deviation of the first w.
         strength: first alpha.
@@ -161,6 +163,7 @@ class PlasticRNN(nn.Module):
         modulation: Modulation = "none",
         rule: Rule = "decay",
         clamp: float | None = None,
+        hold: bool = False,
         eta: float = 0.1,
         scale: float = 0.01,
         strength: float = 0.01,
@@ -168,9 +171,11 @@ class PlasticRNN(nn.Module):
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        if clamp is not None and inputs > width:
+        if hold and clamp is not None:
+            raise InputError(f"Expected clamp or hold. Found hold and clamp {clamp}. Hold is the exact one: give one.")
+        if (hold or clamp is not None) and inputs > width:
             raise InputError(f"Expected a neuron for every input. Found {inputs} inputs, width {width}. Raise width.")
-        self.width, self.clamp = width, clamp
+        self.width, self.clamp, self.hold = width, clamp, hold
         self.recurrent = Plastic(
             width,
             width,
@@ -182,7 +187,7 @@ class PlasticRNN(nn.Module):
             strength=strength,
             generator=generator,
         )
-        if clamp is None:
+        if clamp is None and not hold:
             self.input = _linear(inputs, width, generator)
         if modulation != "none":
             self.modulator = _linear(width, 1, generator)
@@ -194,11 +199,12 @@ class PlasticRNN(nn.Module):
     def forward(self, x: Tensor, memory: tuple[Tensor, Synapses]) -> tuple[Tensor, tuple[Tensor, Synapses]]:
         """One step: activity, then what it writes."""
         before, synapses = memory
-        if self.clamp is None:
-            drive = self.input(x)
+        h = self.recurrent.read(before.unsqueeze(1), synapses).squeeze(1)
+        if self.clamp is None and not self.hold:
+            h = torch.tanh(self.input(x) + h)
         else:
-            drive = torch.nn.functional.pad(self.clamp * x, (0, self.width - x.shape[1]))
-        h = torch.tanh(drive + self.recurrent.read(before.unsqueeze(1), synapses).squeeze(1))
+            x = torch.nn.functional.pad(x, (0, self.width - x.shape[1]))
+            h = torch.where(x == 0, torch.tanh(h), x) if self.clamp is None else torch.tanh(self.clamp * x + h)
         signal = None if self.recurrent.modulation == "none" else torch.tanh(self.modulator(h)).squeeze(1)
         return h, (h, self.recurrent.write(synapses, before, h, signal))
 
