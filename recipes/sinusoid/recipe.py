@@ -154,8 +154,8 @@ def rows_of(name: str, runs: list[dict[str, object]]) -> list[Row]:
         eye = "" if name == "maml" else "; for the eye"
         row(after, "mean squared error", over_tasks(scores), FINN[steps or 1], f"{table}: {FINN[steps or 1]}{eye}")
         if name == "maml" and steps > 1:
-            middle = f"{after}, median task"
-            row(middle, "median squared error", median(scores), FINN[steps], f"{table}: {FINN[steps]}, a mean; for the eye")
+            mean = f"{table}: {FINN[steps]}, a mean; for the eye"
+            row(f"{after}, median task", "median squared error", median(scores), FINN[steps], mean)
             lost = share(scores > DIVERGED)
             row(f"{after}, tasks that diverged", "share of tasks", lost, 0.0, f"computed: none over {DIVERGED}")
             halved = over_tasks(scores_of(runs, f"{steps} halved"))
