@@ -166,9 +166,9 @@ MAML_20 = {"steps": 60_000, "tasks": 16}
 LONG = {"steps": 60_000}  # where no published number was found
 
 
-def reader(build: Build) -> tuple[Setup, ...]:
+def reader(build: Build, steps: int = 6000) -> tuple[Setup, ...]:
     """How nets that read the support are trained: four tasks a step reach further in a minute than sixteen do."""
-    return (Setup(build, 6000, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),)
+    return (Setup(build, steps, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),)
 
 
 OMNIGLOT: dict[str, tuple[Setup, ...]] = {
@@ -251,7 +251,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
               note="trained 20-way 1-shot; 64 filters"),
     ),
     "lstm-mann": (Setup(encoded("lstm-mann", 32), 9000, queries=3, tasks=4, lr=2e-3, note="32 filters", full=LONG),),
-    "cnp": reader(around("cnp", "features")),
+    "cnp": reader(around("cnp", "features"), 14_000),
     "attentive-cnp": reader(encoded("attentive-cnp", 32)),
     "in-context": reader(encoded("in-context", 32)),
     "hypernetwork": reader(encoded("hypernetwork", 32)),

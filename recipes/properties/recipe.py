@@ -11,9 +11,9 @@ decay in training, so that nets do not keep what they have no use for. Three see
 
 What was found: only gradient descent on all weights, and learning alone, come to the optimum in both families. LR-D2
 does nearly (.013 of accuracy below at K = 256, where MAML is .005), a row that is not met: 500 steps of training left
-enough of the third input in its features for a linear head to find. In the worst case, features that have lost it, it
-stays .26 below (the check of consistency in ``quickstudy.testing``). At small K learning alone is better for numbers
-than all that was trained on other tasks, and MAML is better for classes.
+enough of the third input in its features for a linear head to find. With features that have lost two inputs it stays
+.26 below (the check of consistency in ``quickstudy.testing``). At small K learning alone is better for numbers than all
+that was trained on other tasks, and MAML is better for classes.
 """
 
 from __future__ import annotations
