@@ -18,6 +18,16 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     return features.flatten(1).unflatten(0, x.shape[:2])
 
 
+@torch.no_grad()
+def n_features(encoder: nn.Module, problem: Problem) -> int:
+    """How many features an encoder gives, found by one call in eval mode."""
+    training = encoder.training
+    like = next(encoder.parameters(), torch.zeros(()))
+    features: Tensor = encoder.eval()(like.new_zeros(1, *problem.x_shape))
+    encoder.train(training)
+    return features.flatten(1).shape[1]
+
+
 def answerable(episodes: Episodes, n_classes: int) -> Episodes:
     """The episodes with weight 0 for query examples whose class is not in the support.
 
