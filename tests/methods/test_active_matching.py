@@ -86,17 +86,18 @@ def test_the_budget_may_change_after_training() -> None:
 def test_hand_set_weights_choose_the_least_similar() -> None:
     method, support = make(budget=4), pool(n=12)
     far_first(method)
-    known = [method.explore(support, likeliest).known]
+    known = method.explore(support, likeliest).known
+    method.budget = 1
+    # what the first is, is left to the method: nothing is known that could be far
+    chosen = method.explore(support, likeliest).known
+    unit = F.normalize(support.x, dim=-1)
     for t in range(2):
-        unit = F.normalize(support.x[t], dim=-1)
-        near = unit @ unit.T
-        # what the first is, is left to the method: nothing is known that could be far
-        method.budget = 1
-        chosen = method.explore(support, likeliest).known[t].nonzero().flatten().tolist()
+        mine = chosen[t].nonzero().flatten().tolist()
         for _ in range(3):
-            rest = [i for i in range(12) if i not in chosen]
-            chosen.append(min(rest, key=lambda i, near=near, chosen=chosen: float(near[i, chosen].max())))  # type: ignore[misc]
-        assert sorted(chosen) == known[0][t].nonzero().flatten().tolist()
+            largest = (unit[t] @ unit[t, mine].T).amax(1)
+            largest[mine] = 2.0
+            mine.append(int(largest.argmin()))
+        assert sorted(mine) == known[t].nonzero().flatten().tolist()
 
 
 def clusters(n: int, each: int, seed: int, ways: int = 3) -> Episodes:
