@@ -38,14 +38,13 @@ def by_hand(sharpness: float) -> Graph:
     for norm in (method.project[1], edges[1]):
         assert isinstance(norm, nn.BatchNorm1d)
         norm.eps = 0.0  # running mean 0 and variance 1: an identity
-    first, last = edges[0], edges[3]
-    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    start, first, last = method.project[0], edges[0], edges[3]
+    assert isinstance(start, nn.Linear) and isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
     with torch.no_grad():
-        for part in (method.project[0], first, last, message):
-            assert isinstance(part, nn.Linear)
+        for part in (start, first, last, message):
             part.weight.zero_()
             part.bias.zero_()
-        method.project[0].weight.copy_(torch.eye(2))  # type: ignore[arg-type, operator]
+        start.weight.copy_(torch.eye(2))
         first.weight[0, :2] = 1.0  # the inputs' part of a node, and not the labels'
         last.weight[0, 0] = -sharpness
         message.weight[:, 5 + 2 :] = torch.eye(3)  # the labels' part of what was heard

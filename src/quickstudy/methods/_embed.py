@@ -18,6 +18,17 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     return features.flatten(1).unflatten(0, x.shape[:2])
 
 
+@torch.no_grad()
+def n_features(encoder: nn.Module, problem: Problem) -> int:
+    """How many features an encoder gives, found by one call in eval mode."""
+    training = encoder.training
+    like = next(encoder.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        features: Tensor = encoder.eval()(like.new_zeros(1, *problem.x_shape))
+    encoder.train(training)
+    return features.flatten(1).shape[1]
+
+
 def answerable(episodes: Episodes, n_classes: int) -> Episodes:
     """The episodes with weight 0 for query examples whose class is not in the support.
 
@@ -46,15 +57,6 @@ def mask_absent(problem: Problem, prediction: Tensor, support: Batch) -> Tensor:
 def known(problem: Problem, episodes: Episodes) -> Episodes:
     """The episodes without the query examples that nobody could answer, see :func:`answerable`."""
     return answerable(episodes, problem.n_outputs) if problem.kind == "classification" else episodes
-
-
-def features_of(encoder: nn.Module, problem: Problem) -> int:
-    """How many features an encoder gives: it is run once, on zeros, in eval mode."""
-    training = encoder.training
-    with torch.no_grad():
-        size = encoder.eval()(torch.zeros(1, *problem.x_shape)).flatten(1).shape[1]
-    encoder.train(training)
-    return size
 
 
 def class_means(features: Tensor, support: Batch, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ class Bfloat16(nn.Module):
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder.to(memory_format=torch.channels_last)
+        self.encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape: ``[n, *x]`` to ``[n, features]``."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Problem
-from quickstudy.methods._embed import NEVER, features_of
+from quickstudy.methods._embed import NEVER, n_features
 from quickstudy.nets import encoder_for
 
 
@@ -25,7 +25,7 @@ def features_for(
         if problem.kind == "regression" and len(problem.x_shape) != 3:
             return nn.Flatten(), math.prod(problem.x_shape)
         return encoder_for(problem, generator=generator)
-    return encoder, features_of(encoder, problem)
+    return encoder, n_features(encoder, problem)
 
 
 def label_size(problem: Problem) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
 from quickstudy.methods._conditioned import condition
-from quickstudy.methods._embed import embed
+from quickstudy.methods._embed import embed, n_features
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import (
     Params,
@@ -104,9 +104,7 @@ class DataConditioned(Method):
         self.encoder = (
             encoder_for(problem, norm_to_adapt(problem), generator)[0] if encoder is None else for_tasks(encoder)
         )
-        with torch.no_grad():
-            features = self.encoder(torch.zeros(2, *problem.x_shape)).flatten(1).shape[1]
-        self.reader = MLP((features + label_size(problem), size, size), generator)
+        self.reader = MLP((n_features(self.encoder, problem) + label_size(problem), size, size), generator)
         self.inner_lr = default_rate(problem) if inner_lr is None else inner_lr
         self.steps, self.test_steps = steps, test_steps
         self.transductive = uses_batch_statistics(self.net)

@@ -1,5 +1,6 @@
 """Few-shot by comparison in a learned embedding."""
 
+from quickstudy.methods.metric.active_matching import ActiveMatching
 from quickstudy.methods.metric.graph import Graph
 from quickstudy.methods.metric.infinite_mixture import InfiniteMixture
 from quickstudy.methods.metric.matching import Matching
@@ -10,6 +11,7 @@ from quickstudy.methods.metric.semi_supervised import SemiSupervisedProto
 from quickstudy.methods.metric.siamese import Siamese
 
 __all__ = [
+    "ActiveMatching",
     "Graph",
     "InfiniteMixture",
     "Matching",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, embed, mask_absent
+from quickstudy.methods._embed import NEVER, answerable, embed, mask_absent, n_features
 from quickstudy.nets import encoder_for
 from quickstudy.nets.basic import initialise
 
@@ -72,7 +72,7 @@ class Graph(Method):
     ) -> None:
         super().__init__(problem)
         self.encoder = encoder_for(problem, generator=generator)[0] if encoder is None else encoder
-        self.project = nn.Sequential(nn.Linear(_size(self.encoder, problem), features), nn.BatchNorm1d(features))
+        self.project = nn.Sequential(nn.Linear(n_features(self.encoder, problem), features), nn.BatchNorm1d(features))
         self.edges, self.messages = nn.ModuleList(), nn.ModuleList()
         size = features + problem.n_outputs
         for layer in range(layers + 1):
@@ -134,13 +134,3 @@ def _edges(size: int, hidden: tuple[int, ...]) -> nn.Sequential:
     for fan_in, fan_out in zip((size, *hidden[:-1]), hidden, strict=True):
         layers += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.LeakyReLU()]
     return nn.Sequential(*layers, nn.Linear(hidden[-1], 1))
-
-
-@torch.no_grad()
-def _size(encoder: nn.Module, problem: Problem) -> int:
-    """How many features an encoder gives, found by one call."""
-    training = encoder.training
-    like = next(encoder.parameters(), torch.zeros(()))
-    features = encoder.eval()(like.new_zeros(1, *problem.x_shape)).flatten(1).shape[1]
-    encoder.train(training)
-    return int(features)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
-from quickstudy.methods._embed import NEVER, answerable, embed, features_of
+from quickstudy.methods._embed import NEVER, answerable, embed, n_features
 from quickstudy.nets import encoder_for
 
 
@@ -66,7 +66,7 @@ class Matching(Method):
         self.full_context, self.steps, self.scale = full_context, steps, scale
         self.encoder = encoder_for(problem, generator=generator)[0] if encoder is None else encoder
         if full_context:
-            size = features_of(self.encoder, problem)
+            size = n_features(self.encoder, problem)
             self.order_free = False  # an LSTM reads the support in order
             self.forwards, self.backwards = nn.LSTMCell(size, size), nn.LSTMCell(size, size)
             # a hidden state [h, r] of an LSTM whose output is h: r enters as an input, which is the same sum
