@@ -71,7 +71,8 @@ def test_what_the_words_mean() -> None:
     assert sizes(NetSpec(depth=2, halvings=9, width=3)) == [(3, 7), (3, 4)]
     kernels = [p.kernel_size[0] for p in NetSpec(5, (5, 1)).build(IMAGES).modules() if isinstance(p, nn.Conv2d)]
     assert kernels == [5, 1, 5, 1, 5]
-    flat, mean = (NetSpec(depth=1, halvings=1, width=2, head=head).build(IMAGES)[1] for head in ("flat", "mean"))  # type: ignore[arg-type]
+    flat, mean = (NetSpec(depth=1, halvings=1, width=2, head=head).build(IMAGES)[1] for head in ("flat", "mean"))
+    assert isinstance(flat, nn.Linear) and isinstance(mean, nn.Linear)
     assert (flat.in_features, mean.in_features) == (2 * 49, 2)
 
 
