@@ -51,6 +51,11 @@ class Body:
     lean: float = math.inf
     within: float = math.inf
 
+    @property
+    def falls(self) -> bool:
+        """Whether an episode may end before its time."""
+        return self.height != (-math.inf, math.inf)
+
 
 BODIES = {
     "half-cheetah": Body("half_cheetah.xml", 5, True, 0.1, True, math.inf, 0.1, 0.0),
@@ -183,38 +188,35 @@ class Robots:
         models = self.engine.models(tasks) if self.task == "physics" else None
         after = torch.cat([self.engine.run(state[:, :-1], action, models), state[:, -1:] + 1], 1)
         observation = self.see(after, tasks)
-        place = self.place(after)
-        velocity = (place - self.place(state)) / self.engine.seconds
-        reward = self.progress(place, velocity, tasks)
+        ways = 1 if spec.planar else 2
+        place = after[:, 1 : 1 + ways]
+        reward = self.progress(place, (place - state[:, 1 : 1 + ways]) / self.engine.seconds, tasks)
         weight = spec.control_cost if self.control_cost is None else self.control_cost
-        reward = reward - weight * action.double().square().sum(1)
-        stands = self.stands(after)
-        if self.task != "goal":
-            reward = reward + spec.survive * stands
-        terminated = ~stands if self.task != "goal" else torch.zeros_like(stands)
-        truncated = (after[:, -1] >= self.length) & ~terminated
-        finite("The observation", observation, int(after[:, -1].max()), tasks)
+        reward = reward - weight * action.square().sum(1, dtype=reward.dtype)
+        truncated = after[:, -1] >= self.length
+        if self.task == "goal" or not spec.falls:
+            terminated = torch.zeros_like(truncated)
+        else:
+            stands = self.stands(after)
+            reward, terminated, truncated = reward + spec.survive * stands, ~stands, truncated & stands
+        finite("The observation", observation, int(after[0, -1]), tasks)
         return after, observation, reward.to(tasks.dtype), terminated, truncated
 
     def see(self, state: Tensor, tasks: Tensor) -> Tensor:
         """Positions, but for where it is, and speeds."""
-        nq, clip = self.engine.model.nq, self.spec.clip
-        return torch.cat([state[:, 1 + self.hidden : 1 + nq], state[:, 1 + nq : -1].clamp(-clip, clip)], 1).to(tasks)
-
-    def place(self, state: Tensor) -> Tensor:
-        """Where it is. Shape: ``[T, 2]``."""
-        x = state[:, 1:3]
-        return torch.stack([x[:, 0], torch.zeros_like(x[:, 0])], 1) if self.spec.planar else x
+        seen, first = state[:, 1 + self.hidden : -1].to(tasks), self.engine.model.nq - self.hidden
+        if self.spec.clip < math.inf:
+            seen = torch.cat([seen[:, :first], seen[:, first:].clamp(-self.spec.clip, self.spec.clip)], 1)
+        return seen
 
     def progress(self, place: Tensor, velocity: Tensor, tasks: Tensor) -> Tensor:
-        """What the task pays for being here and going so fast. Shape: ``[T]``."""
-        wanted = tasks.double()
+        """What the task pays for being here and going so fast. Shape: place and velocity ``[T, 1 or 2]``."""
         if self.task == "direction":
-            return (velocity * wanted).sum(1)
+            return (velocity * tasks[:, : velocity.shape[1]]).sum(1)
         if self.task == "velocity":
-            return -(velocity[:, 0] - wanted[:, 0]).abs()
+            return -(velocity[:, 0] - tasks[:, 0]).abs()
         if self.task == "goal":
-            return -(place - wanted).abs().sum(1)
+            return -(place - tasks).abs().sum(1)
         return velocity[:, 0]
 
     def stands(self, state: Tensor) -> Tensor:
