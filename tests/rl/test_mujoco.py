@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from quickstudy.core import InputError
+from quickstudy.core import InputError, RunError
 from quickstudy.tasks.acting import at_random
 from quickstudy.tasks.mujoco import BODIES, PHYSICS, Engine, Robots
 from quickstudy.training.fit_rl import collect
@@ -190,6 +191,18 @@ def test_random_physics_is_gymnasiums_with_the_model_altered(body: Any) -> None:
 def test_loading_a_robot_leaves_nothing_behind() -> None:
     assert Robots("half-cheetah").engine.model.nu == 6
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("speed", [1e11, math.nan])
+def test_physics_that_blows_up_is_named_and_not_put_back_in_silence(speed: float) -> None:
+    robots = Robots("half-cheetah", "forward")
+    tasks = robots.sample(3, generator(0))
+    state, _ = robots.reset(tasks, generator(1))
+    for _ in range(2):
+        state, *_ = robots.step(state, torch.zeros(3, 6), tasks, generator(0))
+    state[1, 10] = speed
+    with pytest.raises(RunError, match=r"MuJoCo gave task 1 up and put it back to its start at step 3"):
+        robots.step(state, torch.zeros(3, 6), tasks, generator(0))
 
 
 def test_what_there_is_not_is_refused() -> None:

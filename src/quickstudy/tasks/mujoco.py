@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quickstudy.core import InputError, Problem
+from quickstudy.core import InputError, Problem, RunError
 from quickstudy.tasks.acting import check_action, finite, uniform
 
 Task = Literal["forward", "direction", "velocity", "goal", "physics"]
@@ -103,7 +103,8 @@ class Robots:
 
     Raises:
         InputError: MuJoCo or Gymnasium, which has the robots' models, is not installed.
-        RunError: the physics gave a number that is not finite (names the step and the task).
+        RunError: the physics blew up (names the step and the task). MuJoCo by itself, and so Gymnasium, puts the robot
+            back to its start without a word and goes on.
 
     Reference:
         Finn et al. 2017, section 5.3, arXiv:1703.03400; Rakelly et al. 2019, PEARL, arXiv:1903.08254, appendix.
@@ -199,6 +200,14 @@ class Robots:
         else:
             stands = self.stands(after)
             reward, terminated, truncated = reward + spec.survive * stands, ~stands, truncated & stands
+        lost = after[:, 0] < state[:, 0] + 0.99 * self.engine.seconds
+        if bool(lost.any()):
+            i = int(lost.nonzero()[0])
+            raise RunError(
+                f"Expected the physics to stay finite. Found that MuJoCo gave task {i} up and put it back to its start "
+                f"at step {int(after[i, -1])}, from positions and speeds {state[i, 1:-1].tolist()}. Replay that task's "
+                "actions; if they are sound, its physics is too extreme for MuJoCo's step."
+            )
         finite("The observation", observation, int(after[0, -1]), tasks)
         return after, observation, reward.to(tasks.dtype), terminated, truncated
 
