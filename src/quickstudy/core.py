@@ -397,6 +397,51 @@ class Consolidates(Protocol):
         """What holding on to earlier tasks adds to every loss at present; on record, lest it do nothing unseen."""
 
 
+class Environment(Protocol):
+    """A family of tasks to act in: pure functions on T tasks at once, which own no randomness.
+
+    What the policy sees and does is a :class:`Problem`. Discrete actions are ``"classification"``: ``n_outputs`` of
+    them, int64 ``[T]``. Continuous ones are ``"regression"``: ``n_outputs`` numbers in [-1, 1], ``[T, n_outputs]``,
+    which the environment scales to its own units; it takes a number beyond as the bound, as Gymnasium's do.
+    """
+
+    @property
+    def problem(self) -> Problem:
+        """What is seen and done."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps of one trial, which is all the time that a policy has in a task; one or several episodes."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw n tasks. Shape: ``[n, *task]``."""
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Begin an episode of every task: state ``[T, *s]`` and observation ``[T, *o]``."""
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """One step of every task: state, observation, reward, terminated, truncated; the last three ``[T]``.
+
+        The observation is the one that the step led to, also where the episode ended with it. ``terminated``: nothing
+        follows, so the value of what follows is 0. ``truncated``: time is up, though more would have followed.
+        """
+
+
+class GoalEnvironment(Environment, Protocol):
+    """Tasks that are goals to reach: what relabelling in hindsight needs besides. Any leading axes."""
+
+    def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """The goal that an observation has achieved and the one that is desired. Shape: both ``[..., g]``."""
+
+    def relabel(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """The same observation with another goal desired. Shape: ``[..., *o]``."""
+
+    def outcome(self, achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
+        """Reward and terminated of a step that led to ``achieved``, which the NEXT observation holds. ``[...]``."""
+
+
 class TaskFamily(Protocol):
     """Where training tasks come from. Owns no randomness: the same generator state, the same episodes."""
 

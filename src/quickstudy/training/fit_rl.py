@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Explorer, Policy, Problem, Trajectory
+from quickstudy.core import Environment, Explorer, Policy, Trajectory
 from quickstudy.training._loop import Combine, Descent, Progress
 from quickstudy.training.fit import History
-
-
-class Environment(Protocol):
-    """A family of tasks to act in: pure functions on T tasks at once, which own no randomness."""
-
-    @property
-    def problem(self) -> Problem:
-        """What is seen and done."""
-
-    @property
-    def horizon(self) -> int:
-        """Steps of one trial, which is all the time that a policy has in a task; one or several episodes."""
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw n tasks. Shape: ``[n, *task]``."""
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Begin an episode of every task: state ``[T, *s]`` and observation ``[T, *o]``."""
-
-    def step(
-        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """One step of every task: state, observation, reward, terminated, truncated; the last three ``[T]``."""
 
 
 @torch.no_grad()

@@ -1,0 +1,203 @@
+"""What environments share: their draws, checks of what goes in and out, and policies that follow a known rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from quickstudy.core import Environment, InputError, Problem, RunError
+
+
+def uniform(low: float | Tensor, high: float | Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Draws between the bounds, on the generator's device."""
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+
+def check_action(problem: Problem, action: Tensor) -> None:
+    """Refuse what the problem does not describe.
+
+    Raises:
+        InputError: another shape or type, a discrete action that there is not, a continuous one that is not finite.
+    """
+    if problem.kind == "classification":
+        if action.ndim != 1 or action.is_floating_point():
+            raise InputError(
+                f"Expected one integer action a task, [T]. Found {action.dtype} {tuple(action.shape)}. "
+                "Give indices, not logits."
+            )
+        low, high = action.aminmax()
+        if bool((low < 0) | (high >= problem.n_outputs)):
+            wrong = (action < 0) | (action >= problem.n_outputs)
+            raise InputError(
+                f"Expected actions 0 to {problem.n_outputs - 1}. Found {int(action[wrong][0])} for task "
+                f"{int(wrong.nonzero()[0])}. Check how many actions the policy's head has."
+            )
+        return
+    if action.ndim != 2 or action.shape[1] != problem.n_outputs or not action.is_floating_point():
+        raise InputError(
+            f"Expected {problem.n_outputs} numbers a task, [T, {problem.n_outputs}]. Found {action.dtype} "
+            f"{tuple(action.shape)}."
+        )
+    if not all_finite(action):
+        wrong = ~action.isfinite().all(1)
+        raise InputError(
+            f"Expected finite actions. Found {action[wrong][0].tolist()} for task {int(wrong.nonzero()[0])}. "
+            "The policy has diverged: lower its learning rate."
+        )
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether all numbers are finite; where their sum is, they are, and a sum is soon made."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
+
+
+class Rule:
+    """Acts by a fixed rule and remembers nothing: oracles, and what they are compared with.
+
+    Log-probabilities of its actions are not known (NaN).
+
+    Args:
+        rule: observation ``[T, *o]`` and generator to action.
+    """
+
+    def __init__(self, rule: Callable[[Tensor, torch.Generator], Tensor]) -> None:
+        self.rule = rule
+
+    def start(self, n_tasks: int) -> Tensor:
+        """Nothing. Shape: ``[T, 0]``."""
+        return torch.zeros(n_tasks, 0)
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What the rule says."""
+        action = self.rule(observation, generator)
+        return action, torch.full((len(action),), torch.nan, device=action.device), memory
+
+    def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
+        """Nothing."""
+        return memory
+
+
+def at_random(problem: Problem) -> Rule:
+    """Any action, all alike: the floor."""
+
+    def rule(observation: Tensor, generator: torch.Generator) -> Tensor:
+        n = len(observation)
+        if problem.kind == "classification":
+            return torch.randint(problem.n_outputs, (n,), generator=generator, device=generator.device)
+        return uniform(-1, 1, (n, problem.n_outputs), generator)
+
+    return Rule(rule)
+
+
+@dataclass(frozen=True)
+class SeesTask:
+    """The same environment, which shows the task as well: its numbers stand behind the observation's.
+
+    Args:
+        environment: observations ``[T, o]``; tasks of any shape.
+        example: one task, ``[1, *task]``, which tells how many numbers a task has.
+    """
+
+    environment: Environment
+    example: Tensor
+
+    @property
+    def problem(self) -> Problem:
+        """More is seen; the same is done."""
+        problem = self.environment.problem
+        return replace(problem, x_shape=(problem.x_shape[0] + self.example[0].numel(),))
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """State, and what is seen with the task behind."""
+        state, observation = self.environment.reset(tasks, generator)
+        return state, torch.cat([observation, tasks.flatten(1).to(observation.dtype)], 1)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step, and what is seen with the task behind."""
+        state, observation, *rest = self.environment.step(state, action, tasks, generator)
+        seen = torch.cat([observation, tasks.flatten(1).to(observation.dtype)], 1)
+        return (state, seen, *rest)  # type: ignore[return-value]
+
+
+class Checked:
+    """The same environment, which stops at once where an action is out of bounds or a NaN comes out.
+
+    It counts its steps, for the message only: what it gives depends on its arguments alone.
+
+    Args:
+        environment: what is watched.
+
+    Raises:
+        InputError: an action is out of bounds (names the step and the task).
+        RunError: the environment gave a number that is not finite (names the step and the task).
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment, self.steps = environment, 0
+
+    @property
+    def problem(self) -> Problem:
+        """As it was."""
+        return self.environment.problem
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As it was; what it gives is finite."""
+        state, observation = self.environment.reset(tasks, generator)
+        finite("The observation after a reset", observation, self.steps, tasks)
+        return state, observation
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As it was; what goes in is within bounds, and what comes out is finite."""
+        self.steps += 1
+        check_action(self.problem, action)
+        if self.problem.kind == "regression":
+            within_bounds(action, self.steps)
+        result = self.environment.step(state, action, tasks, generator)
+        finite("The observation", result[1], self.steps, tasks)
+        finite("The reward", result[2], self.steps, tasks)
+        return result
+
+
+def within_bounds(action: Tensor, step: int) -> None:
+    """Refuse continuous actions beyond [-1, 1]."""
+    beyond = (action.abs() > 1).any(1)
+    if bool(beyond.any()):
+        raise InputError(
+            f"Expected actions in [-1, 1]. Found {action[beyond][0].tolist()} for task {int(beyond.nonzero()[0])} "
+            f"at step {step}. Squash them (tanh) or clip them."
+        )
+
+
+def finite(what: str, value: Tensor, step: int, tasks: Tensor) -> None:
+    """Refuse what an environment gave where it is not finite."""
+    if not all_finite(value):
+        i = int((~value.flatten(1).isfinite().all(1) if value.ndim > 1 else ~value.isfinite()).nonzero()[0])
+        raise RunError(
+            f"{what} should be finite. Found {value[i].tolist()} for task {i} ({tasks[i].tolist()}) at step {step}. "
+            "Replay that task's actions to see what drove it there."
+        )
