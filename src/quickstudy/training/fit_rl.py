@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Policy, Trajectory
+from quickstudy.core import Environment, Explorer, Improves, Policy, Trajectory
 from quickstudy.training._loop import Combine, Descent, Progress
 from quickstudy.training.fit import History
 
@@ -36,7 +36,8 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
         state, after, reward, terminated, truncated = environment.step(state, action, tasks, generator)
         done = terminated | truncated
         memory = policy.learn(memory, action, reward, done)
-        steps.append((observation, action, reward, done.to(reward.dtype), log_prob))
+        ends = done.to(reward.dtype), log_prob, terminated.to(reward.dtype)
+        steps.append((observation, action, reward, *ends, after))
         observation = after
         if bool(done.any()):
             fresh, first = environment.reset(tasks, generator)
@@ -106,6 +107,8 @@ def fit_rl(
     for step in range(start, steps):
         trials = collect(environment, method.explorer(), environment.sample(tasks, generator), generator)
         score += float(trials.reward.sum(1).mean())
+        if isinstance(method, Improves):
+            method.improve(trials)
         for turn in range(passes):
             loss += descent.step(step * passes + turn, method(trials), combine) / passes
         done = step + 1
