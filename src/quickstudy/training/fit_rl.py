@@ -45,6 +45,12 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
     return Trajectory(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
 
 
+def first_returns(trials: Trajectory) -> Tensor:
+    """Total reward of each trial's first episode, or as much of it as there was time for. Shape: ``[T]``."""
+    over = trials.done.cumsum(1) - trials.done
+    return (trials.reward * (over == 0)).sum(1)
+
+
 def _where(done: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` for the tasks that are done, ``old`` for the others."""
     return new.where(done.view(-1, *[1] * (new.ndim - 1)), old)

@@ -14,7 +14,7 @@ from quickstudy.methods.rl._policies import Memoryless, check_actions, flat, net
 
 
 class DQN(Explorer):
-    r"""Q-learning with a net, a memory of the past and a target net (Mnih et al. 2015), doubled (van Hasselt et al. 2016).
+    r"""Q-learning with a net, a memory and a target net (Mnih et al. 2015), doubled (van Hasselt et al. 2016).
 
     .. math::
         y = r + \gamma (1 - terminated) \bar Q(o', \arg\max_{a'} Q(o', a')), \qquad L = (Q(o, a) - y)^2
@@ -64,7 +64,7 @@ class DQN(Explorer):
         super().__init__(problem)
         check_actions(self.name, self.acts, problem)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self.discount, self.explore, self.double, self.rate, self.bounds = discount, explore, double, rate, bounds
+        self.discount, self.explore, self.doubled, self.rate, self.bounds = discount, explore, double, rate, bounds
         self.q = net(problem, width, problem.n_outputs, generator)
         self.target = target_of(self.q)
 
@@ -98,7 +98,7 @@ class DQN(Explorer):
         """What the values should be: y. Shape: ``[T, time]``."""
         terminated, after = trajectory.ends()
         slow = self.target(flat(after, len(self.problem.x_shape)))
-        choice = (self.predict(after) if self.double else slow).argmax(-1, keepdim=True)
+        choice = (self.predict(after) if self.doubled else slow).argmax(-1, keepdim=True)
         y = trajectory.reward + self.discount * (1 - terminated) * slow.gather(-1, choice).squeeze(-1)
         return y if self.bounds is None else y.clamp(*self.bounds)
 

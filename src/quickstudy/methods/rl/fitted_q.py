@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.core import Explorer, Predictor, Problem, Trajectory
+from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import Memoryless, check_actions, flat
 
 
@@ -22,6 +22,9 @@ class FittedQ(Explorer):
     The regression is solved exactly, K times, for all tasks at once. With one-hot states and every action tried this
     is value iteration on the MDP that was seen. Nothing is learned from other tasks.
 
+    Targets are clipped to what the rewards seen allow, :math:`\min(0, r_{min}) / (1 - \gamma)` to
+    :math:`\max(0, r_{max}) / (1 - \gamma)`: linear values may run away where they reach beyond their data.
+
     Args:
         problem: what is seen and done; discrete actions.
         discount: gamma.
@@ -32,7 +35,7 @@ class FittedQ(Explorer):
         observation ``[T, time, *o]``, action ``[T, time]``; the predictor gives values ``[T, m, actions]``.
 
     Raises:
-        InputError: continuous actions; a trajectory that does not tell where its steps led.
+        InputError: continuous actions; a discount of 1 or more; a trajectory that does not tell where its steps led.
 
     Reference:
         Ernst, Geurts, Wehenkel 2005, Tree-based batch mode reinforcement learning, JMLR 6. Departs from it: linear
@@ -45,11 +48,11 @@ class FittedQ(Explorer):
     shares: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 
-    def __init__(
-        self, problem: Problem, *, discount: float = 0.95, iterations: int = 300, ridge: float = 1e-6
-    ) -> None:
+    def __init__(self, problem: Problem, *, discount: float = 0.95, iterations: int = 300, ridge: float = 1e-6) -> None:
         super().__init__(problem)
         check_actions(self.name, self.acts, problem)
+        if not 0 <= discount < 1:
+            raise InputError(f"Expected a discount from 0 to below 1. Found {discount}. Lower it.")
         self.discount, self.iterations, self.ridge = discount, iterations, ridge
 
     def explorer(self) -> Memoryless:
@@ -88,7 +91,9 @@ class FittedQ(Explorer):
         gram = gram + self.ridge * torch.eye(seen.shape[-1]).to(seen)
         solve = torch.linalg.solve(gram, torch.einsum("tia,tio->taoi", did, seen))  # [T, actions, o, time]
         weight = seen.new_zeros(len(seen), seen.shape[-1], self.problem.n_outputs)
+        low, high = trajectory.reward.amin(1, keepdim=True), trajectory.reward.amax(1, keepdim=True)
+        low, high = low.clamp_max(0) / (1 - self.discount), high.clamp_min(0) / (1 - self.discount)
         for _ in range(self.iterations):
             y = trajectory.reward + self.discount * (1 - terminated) * (following @ weight).amax(-1)
-            weight = torch.einsum("taoi,ti->toa", solve, y)
+            weight = torch.einsum("taoi,ti->toa", solve, y.clamp(low, high))
         return weight
