@@ -1,4 +1,4 @@
-"""Policy gradients: the gradient is the analytic one on an MDP that can be written down, and steps keep their bounds."""
+"""Policy gradients are the analytic ones on an MDP that can be written down, and steps keep their bounds."""
 
 from __future__ import annotations
 
