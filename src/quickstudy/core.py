@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -176,7 +176,7 @@ class Trajectory:
 
     def tasks(self, index: slice | Tensor) -> Self:
         """Some of the tasks."""
-        pick = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        pick: dict[str, Any] = {name: None if value is None else value[index] for name, value in vars(self).items()}
         return replace(self, **pick)
 
     def ends(self) -> tuple[Tensor, Tensor]:

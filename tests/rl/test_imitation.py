@@ -36,7 +36,7 @@ def descend(method: Explorer, trials: Trajectory) -> None:
         value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[no-untyped-call]
+    solver.step(loss)
 
 
 def test_cloning_a_continuous_teacher_is_least_squares() -> None:

@@ -75,8 +75,9 @@ def settled(method: DQN | SoftQ, steps: Replayed, chance: Tensor, sweeps: int) -
         assert isinstance(method.q, Table)
         (gradient,) = torch.autograd.grad(loss, [method.q.values])
         with torch.no_grad():
-            method.q.values -= gradient / 2  # each (s, a) is a square of weight 1
+            method.q.values.sub_(gradient / 2)  # each (s, a) is a square of weight 1
         method.follow()
+    assert isinstance(method.q, Table)
     return method.q.values.detach()
 
 
@@ -184,7 +185,7 @@ def test_soft_actor_critic_evaluates_its_policy_exactly() -> None:
     for _ in range(200):
         (gradient,) = torch.autograd.grad((chance * method.losses(steps)).sum(), [method.critics.values])  # type: ignore[arg-type]
         with torch.no_grad():
-            method.critics.values -= gradient / 2  # type: ignore[operator, misc]
+            method.critics.values -= gradient / 2  # type: ignore[operator]
         method.follow()
     alpha = float(method.log_temperature.detach().exp())
     pi = method.distribution(torch.eye(4).double()).probs.detach()  # type: ignore[attr-defined]
@@ -260,8 +261,8 @@ def remembered(ends: dict[int, str], steps: int, length: int) -> Replay:
     past = Replay(length)
     for t in range(steps):
         at = torch.tensor([[float(t)], [100.0 + t]])
-        flags = [torch.tensor([ends.get(t) == kind, False]) for kind in ("end", "cut")]
-        past.add(at, torch.tensor([t, t]), at[:, 0], *flags, at + 0.5)
+        ended, cut = (torch.tensor([ends.get(t) == kind, False]) for kind in ("end", "cut"))
+        past.add(at, torch.tensor([t, t]), at[:, 0], ended, cut, at + 0.5)
     return past
 
 

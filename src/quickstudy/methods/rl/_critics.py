@@ -54,5 +54,5 @@ def target_of(module: Net) -> Net:
 @torch.no_grad()
 def follow(target: nn.Module, module: nn.Module, rate: float) -> None:
     r"""Move a target a little: :math:`\bar\theta \leftarrow \tau \theta + (1 - \tau) \bar\theta`."""
-    slow, fast = list(target.parameters()), [p.detach() for p in module.parameters()]
+    slow, fast = [p.detach() for p in target.parameters()], [p.detach() for p in module.parameters()]
     torch._foreach_lerp_(slow, fast, rate)

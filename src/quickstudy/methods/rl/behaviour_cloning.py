@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, log_prob_of
+from quickstudy.nets import MLP
 
 
 class BehaviourCloning(Explorer):
@@ -52,9 +53,7 @@ class BehaviourCloning(Explorer):
         self.actor = Actor(problem, width, generator)
         if linear:
             inputs = torch.Size(problem.x_shape).numel()
-            self.actor.net = nn.Sequential(nn.Linear(inputs, problem.n_outputs))
-            nn.init.zeros_(self.actor.net[0].weight)
-            nn.init.zeros_(self.actor.net[0].bias)
+            self.actor.net = MLP((inputs, problem.n_outputs), generator)
 
     def teacher_share(self, round: int) -> float:
         """The teacher acts alone."""
