@@ -29,7 +29,7 @@ from quickstudy.methods.rl.relabel import Hindsight, Relabel, TaskRelabelling
 from quickstudy.tasks.bitflip import BitFlip
 from quickstudy.training import collect, fit_off_policy
 
-BITS, TASKS, STEPS, UPDATES, TEST = 15, 16, 1500, 4, 2000
+BITS, TASKS, STEPS, UPDATES, TEST = 15, 16, 1000, 4, 2000
 FLIPS = BitFlip(BITS)
 RUNS, FOLDER = Path("runs/goal-relabelling"), Path(__file__).parent
 KINDS: dict[str, Relabel | None] = {
