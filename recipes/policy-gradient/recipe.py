@@ -42,7 +42,7 @@ class Kind:
     lr: float
 
 
-KINDS = {"PPO": Kind(PPO, 60, 10, 3e-3), "actor-critic": Kind(ActorCritic, 250, 1, 1e-2)}
+KINDS = {"PPO": Kind(PPO, 80, 10, 3e-3), "actor-critic": Kind(ActorCritic, 250, 1, 1e-2)}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -58,7 +58,7 @@ def returns(policy: Policy, seed: int, n: int) -> float:
 def train(name: str, seed: int) -> tuple[PPO | ActorCritic, list[tuple[int, float]], float]:
     """A run, its curve (environment steps, length of 20 episodes of its own), and its minutes."""
     kind = KINDS[name]
-    method = kind.method(POLE.problem, discount=0.98, gae=0.95, generator=generator(seed))
+    method = kind.method(POLE.problem, discount=0.99, gae=0.95, generator=generator(seed))
     notes = RUNS / f"{name}-{seed}.json"
     known = json.loads(notes.read_text()) if notes.is_file() else {"curve": [], "minutes": 0.0}
     curve, before, begin = dict(known["curve"]), known["minutes"], time.perf_counter()

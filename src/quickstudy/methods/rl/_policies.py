@@ -33,18 +33,50 @@ def check_actions(name: str, acts: tuple[Kind, ...], problem: Problem) -> None:
         )
 
 
-def net(problem: Problem, width: int, outputs: int, generator: torch.Generator, more: int = 0) -> MLP:
-    """Two hidden layers over a flattened observation and ``more`` numbers besides; small last weights.
+def net(problem: Problem, width: int, outputs: int, generator: torch.Generator) -> MLP:
+    """Two hidden layers over a flattened observation; small last weights.
 
     The last layer's are a hundredth of the usual, so that a first policy is close to uniform and first values to 0.
     """
-    inputs = math.prod(problem.x_shape) + more
-    made = MLP((inputs, width, width, outputs), generator)
+    made = MLP((math.prod(problem.x_shape), width, width, outputs), generator)
     last = made[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
         last.weight.mul_(0.01)
     return made
+
+
+class Heads(nn.Module):
+    """Hidden layers that all tasks share, and a last layer for each.
+
+    Args:
+        problem: its observations end with the task's identity, one-hot over ``heads`` tasks.
+        width: of the two hidden layers.
+        outputs: of each head.
+        heads: how many tasks.
+        generator: draws the initial weights.
+
+    Shape:
+        ``[..., o]`` to ``[..., outputs]``.
+
+    Raises:
+        InputError: observations are not flat, or too short to hold the identity.
+    """
+
+    def __init__(self, problem: Problem, width: int, outputs: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if len(problem.x_shape) != 1 or problem.x_shape[0] < heads:
+            raise InputError(
+                f"Expected observations whose last {heads} numbers are the task's identity, one-hot. Found shape "
+                f"{problem.x_shape}. Wrap the environment in SeesIdentity, or set heads=0."
+            )
+        self.heads = heads
+        self.net = net(problem, width, heads * outputs, generator)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The task's own outputs."""
+        every = self.net(seen).unflatten(-1, (self.heads, -1))
+        return (seen[..., -self.heads :].unsqueeze(-1) * every).sum(-2)
 
 
 class Actor(nn.Module):
@@ -58,15 +90,23 @@ class Actor(nn.Module):
         width: of the two hidden layers.
         generator: draws the initial weights.
         deviation: first :math:`\sigma`.
+        heads: last layers, one a task, where observations end with the task's identity; 0 for one that all share.
 
     Shape:
         ``[..., *o]`` to a distribution over ``[...]`` or ``[..., a]``; two leading axes or one.
     """
 
-    def __init__(self, problem: Problem, width: int, generator: torch.Generator, deviation: float = 0.6) -> None:
+    net: nn.Module
+
+    def __init__(
+        self, problem: Problem, width: int, generator: torch.Generator, deviation: float = 0.6, heads: int = 0
+    ) -> None:
         super().__init__()
         self.axes, self.discrete = len(problem.x_shape), problem.kind == "classification"
-        self.net = net(problem, width, problem.n_outputs, generator)
+        if heads:
+            self.net = Heads(problem, width, problem.n_outputs, heads, generator)
+        else:
+            self.net = net(problem, width, problem.n_outputs, generator)
         if not self.discrete:
             self.log_deviation = nn.Parameter(torch.full((problem.n_outputs,), math.log(deviation)))
 

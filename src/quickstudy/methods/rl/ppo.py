@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
-from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, flat, log_prob_of, net
+from quickstudy.methods.rl._policies import (
+    Actor,
+    Heads,
+    Memoryless,
+    check_actions,
+    drawn_from,
+    flat,
+    log_prob_of,
+    net,
+)
 from quickstudy.methods.rl._returns import advantages
 
 
@@ -31,6 +40,8 @@ class PPO(Explorer):
         clip: epsilon.
         value_weight: c_1.
         entropy_weight: c_2.
+        heads: last layers of policy and value, one a task, where observations end with the task's identity (see
+            :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
         generator: draws the initial weights.
 
     Shape:
@@ -60,6 +71,7 @@ class PPO(Explorer):
         clip: float = 0.2,
         value_weight: float = 0.5,
         entropy_weight: float = 0.0,
+        heads: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -67,8 +79,8 @@ class PPO(Explorer):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.gae, self.clip = discount, gae, clip
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.actor = Actor(problem, width, generator)
-        self.value = net(problem, width, 1, generator)
+        self.actor = Actor(problem, width, generator, heads=heads)
+        self.value = Heads(problem, width, 1, heads, generator) if heads else net(problem, width, 1, generator)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
