@@ -42,7 +42,7 @@ class Kind:
     lr: float
 
 
-KINDS = {"PPO": Kind(PPO, 80, 10, 3e-3), "actor-critic": Kind(ActorCritic, 250, 1, 1e-2)}
+KINDS = {"PPO": Kind(PPO, 80, 10, 3e-3), "actor-critic": Kind(ActorCritic, 100, 1, 1e-2)}
 
 
 def generator(seed: int) -> torch.Generator:
