@@ -28,8 +28,9 @@ def check_action(problem: Problem, action: Tensor) -> None:
                 f"Expected one integer action a task, [T]. Found {action.dtype} {tuple(action.shape)}. "
                 "Give indices, not logits."
             )
-        wrong = (action < 0) | (action >= problem.n_outputs)
-        if bool(wrong.any()):
+        low, high = action.aminmax()
+        if bool((low < 0) | (high >= problem.n_outputs)):
+            wrong = (action < 0) | (action >= problem.n_outputs)
             raise InputError(
                 f"Expected actions 0 to {problem.n_outputs - 1}. Found {int(action[wrong][0])} for task "
                 f"{int(wrong.nonzero()[0])}. Check how many actions the policy's head has."
@@ -40,12 +41,17 @@ def check_action(problem: Problem, action: Tensor) -> None:
             f"Expected {problem.n_outputs} numbers a task, [T, {problem.n_outputs}]. Found {action.dtype} "
             f"{tuple(action.shape)}."
         )
-    wrong = ~action.isfinite().all(1)
-    if bool(wrong.any()):
+    if not all_finite(action):
+        wrong = ~action.isfinite().all(1)
         raise InputError(
             f"Expected finite actions. Found {action[wrong][0].tolist()} for task {int(wrong.nonzero()[0])}. "
             "The policy has diverged: lower its learning rate."
         )
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether all numbers are finite; where their sum is, they are, and a sum is soon made."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 class Rule:
@@ -189,9 +195,8 @@ def within_bounds(action: Tensor, step: int) -> None:
 
 def finite(what: str, value: Tensor, step: int, tasks: Tensor) -> None:
     """Refuse what an environment gave where it is not finite."""
-    wrong = ~value.flatten(1).isfinite().all(1) if value.ndim > 1 else ~value.isfinite()
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
+    if not all_finite(value):
+        i = int((~value.flatten(1).isfinite().all(1) if value.ndim > 1 else ~value.isfinite()).nonzero()[0])
         raise RunError(
             f"{what} should be finite. Found {value[i].tolist()} for task {i} ({tasks[i].tolist()}) at step {step}. "
             "Replay that task's actions to see what drove it there."

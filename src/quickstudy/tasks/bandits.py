@@ -42,18 +42,18 @@ class BernoulliBandits:
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """The means of n tasks' arms. Shape: ``[n, arms]``."""
-        return torch.rand(n, self.arms, generator=generator)
+        return torch.rand(n, self.arms, generator=generator, device=generator.device)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """State and observation before the first pull."""
-        return torch.zeros(len(tasks), dtype=torch.long), tasks.new_zeros(len(tasks), 0)
+        return torch.zeros(len(tasks), dtype=torch.long, device=tasks.device), tasks.new_zeros(len(tasks), 0)
 
     def step(
         self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Pull one arm of every task. Gives state, observation, reward, terminated, truncated; the last two bool."""
         mean = tasks.gather(1, action.unsqueeze(1)).squeeze(1)
-        reward = (torch.rand(mean.shape, generator=generator) < mean).to(tasks.dtype)
+        reward = (torch.rand(mean.shape, generator=generator, device=mean.device) < mean).to(tasks.dtype)
         state = state + 1
         return state, tasks.new_zeros(len(tasks), 0), reward, state >= self.horizon, torch.zeros_like(state).bool()
 

@@ -221,8 +221,8 @@ class PendulumPlan:
         # a circle: the last angle is one short of the first
         angle = line(-math.pi, math.pi, angles + 1)[:-1].view(1, -1, 1, 1)
         speed = line(-8, 8, speeds).view(1, 1, -1, 1)
-        grid = torch.broadcast_tensors(angle, speed, self.torques, tasks[:, :1, None, None])[:3]
-        after, faster, reward = swing(*grid, tasks)
+        angle, speed, torque, _ = torch.broadcast_tensors(angle, speed, self.torques, tasks[:, :1, None, None])
+        after, faster, reward = swing(angle, speed, torque, tasks)
         corner, weight = self.corners(after, faster)
         self.value = tasks.new_zeros(len(tasks), angles * speeds)
         for _ in range(steps):
@@ -251,6 +251,6 @@ class PendulumPlan:
 
     def act(self, angle: Tensor, speed: Tensor) -> Tensor:
         """The torque whose step and value after it are best. Shape: angle and speed ``[T]``; gives ``[T, 1]``."""
-        tried = torch.broadcast_tensors(angle.unsqueeze(1), speed.unsqueeze(1), self.torques)
-        after, faster, reward = swing(*tried, self.tasks)
+        angle, speed, torque = torch.broadcast_tensors(angle.unsqueeze(1), speed.unsqueeze(1), self.torques)
+        after, faster, reward = swing(angle, speed, torque, self.tasks)
         return self.torques[(reward + self.ahead(*self.corners(after, faster))).argmax(1)].unsqueeze(1)

@@ -151,8 +151,10 @@ class Maze:
 
     def see(self, cell: Tensor, tasks: Tensor) -> Tensor:
         """One-hot, with the goal behind where it is shown."""
-        here = torch.nn.functional.one_hot(cell, self.n_cells).to(tasks.dtype)
-        return torch.cat([here, tasks], 1) if self.shows_goal else here
+        here = tasks.new_zeros(len(tasks), self.problem.x_shape[0]).scatter_(1, cell.unsqueeze(1), 1)
+        if self.shows_goal:
+            here[:, self.n_cells :] = tasks
+        return here
 
     def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Where one is, and where one is to be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -252,7 +253,7 @@ class PointMaze:
 
     def free(self, device: torch.device | str) -> Tensor:
         """Which cells are free. Shape: ``[rows, columns]``, bool."""
-        return torch.tensor([[kind == "." for kind in row] for row in self.layout], device=device)
+        return free_cells(self.layout, torch.device(device))
 
     def somewhere(self, n: int, generator: torch.Generator) -> Tensor:
         """Uniform over the free area. Shape: ``[n, 2]``."""
@@ -333,3 +334,9 @@ class PointMaze:
             return ((target - place) / self.SPEED).clamp(-1, 1)
 
         return Rule(rule)
+
+
+@cache
+def free_cells(layout: Layout, device: torch.device) -> Tensor:
+    """Made once for each layout and device. Shape: ``[rows, columns]``, bool."""
+    return torch.tensor([[kind == "." for kind in row] for row in layout], device=device)

@@ -87,7 +87,7 @@ class TabularMDPs:
 
     def see(self, where: Tensor, tasks: Tensor) -> Tensor:
         """One-hot. Shape: ``[T, S]``."""
-        return torch.nn.functional.one_hot(where, self.states).to(tasks.dtype)
+        return tasks.new_zeros(len(tasks), self.states).scatter_(1, where.unsqueeze(1), 1)
 
     def model(self, tasks: Tensor) -> tuple[Tensor, Tensor]:
         """What planners read: transitions ``[T, S, A, S]`` and mean rewards ``[T, S, A]``."""

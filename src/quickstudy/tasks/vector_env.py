@@ -181,7 +181,7 @@ class FromGymnasium:
     spent on resetting: same-step mode says both observations; Gymnasium's own vector environments (synchronous and
     asynchronous) reset by mask in any mode. Others in next-step mode are refused.
 
-    Observations are boxes of numbers or one-hot. Continuous actions are scaled from [-1, 1] to the environment's bounds.
+    Observations are boxes of numbers or one-hot. Continuous actions are scaled from [-1, 1] to its bounds.
 
     Args:
         envs: the vector environment.
@@ -343,8 +343,8 @@ def problem_of(observation: Any, action: Any) -> Problem:
         x_shape = (int(observation.n),)
     else:
         raise InputError(
-            f"Expected observations in a Box or Discrete space. Found {observation}. Wrap the environment, for instance "
-            "in gymnasium.wrappers.FlattenObservation."
+            f"Expected observations in a Box or Discrete space. Found {observation}. Wrap the environment, for "
+            "instance in gymnasium.wrappers.FlattenObservation."
         )
     if isinstance(action, spaces.Discrete):
         return Problem(x_shape, "classification", int(action.n))
