@@ -86,8 +86,8 @@ def fit_off_policy(
     if saved is None:
         task = environment.sample(tasks, generator)
         state, observation = environment.reset(task, generator)
-        mind = method.explorer().start(tasks)
-        total, score, episodes = torch.zeros(tasks), 0.0, 0
+        mind = method.explorer().start(tasks).to(observation.device)
+        total, score, episodes = observation.new_zeros(tasks), 0.0, 0
     else:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
         past.restore(under("memory/", saved[0]))
@@ -109,7 +109,7 @@ def fit_off_policy(
             task = _where(done, environment.sample(tasks, generator), task)
             fresh, seen = environment.reset(task, generator)
             state, observation = _where(done, fresh, state), _where(done, seen, observation)
-            mind = _where(done, policy.start(tasks), mind)
+            mind = _where(done, policy.start(tasks).to(mind), mind)
         if step >= first:
             for turn in range(updates):
                 losses = method(_drawn(past, batch, relabel, environment, generator))

@@ -61,7 +61,7 @@ class FittedQ(Explorer):
         def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             shape = observation.shape[:1]
             action = torch.randint(self.problem.n_outputs, shape, generator=generator, device=generator.device)
-            return action, torch.full(shape, torch.nan)
+            return action, torch.full(shape, torch.nan, device=generator.device)
 
         return Memoryless(choose)
 
@@ -88,7 +88,7 @@ class FittedQ(Explorer):
         did = F.one_hot(trajectory.action, self.problem.n_outputs).to(seen)
         # each action has a regression of its own: A_a = sum_i 1[a_i = a] o_i o_i' + lambda I
         gram = torch.einsum("tia,tio,tip->taop", did, seen, seen)
-        gram = gram + self.ridge * torch.eye(seen.shape[-1]).to(seen)
+        gram = gram + self.ridge * torch.eye(seen.shape[-1], dtype=seen.dtype, device=seen.device)
         solve = torch.linalg.solve(gram, torch.einsum("tia,tio->taoi", did, seen))  # [T, actions, o, time]
         weight = seen.new_zeros(len(seen), seen.shape[-1], self.problem.n_outputs)
         low, high = trajectory.reward.amin(1, keepdim=True), trajectory.reward.amax(1, keepdim=True)
