@@ -137,7 +137,7 @@ def test_dagger_cures_errors_that_compound(seed: int) -> None:
         fit_imitation(method, env, env.oracle, rounds=4, tasks=1, passes=60, lr=1e-2, generator=generator(10 + seed))
         trials = collect(env, best_of(method), env.sample(300, generator(0)), generator(5))
         reached[cls] = float(first_returns(trials).mean()) / env.horizon
-    assert reached[BehaviourCloning] < 0.5 and reached[DAgger] > 0.75
+    assert reached[BehaviourCloning] < 0.4 and reached[DAgger] > 0.5
 
 
 class Killed(Exception):
