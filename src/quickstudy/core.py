@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -155,11 +155,15 @@ class Trajectory:
         observation: what the policy saw before it acted.
         action: what it did (int64 for discrete actions).
         reward: what it got for it.
-        done: 1 where an episode ended with this step.
+        done: 1 where an episode ended with this step, for whatever reason.
         log_prob: log-probability of the action when it was taken.
+        terminated: 1 where nothing would have followed. Where an episode was merely cut off (``done`` without
+            ``terminated``), more would have, and a value of ``after`` may stand for it.
+        after: the observation that the step led to, also where the episode ended; never the next episode's first.
 
     Shape:
-        ``observation [T, time, *o]``, ``action [T, time]`` or ``[T, time, a]``, the others ``[T, time]``.
+        ``observation`` and ``after`` ``[T, time, *o]``, ``action [T, time]`` or ``[T, time, a]``, the others
+        ``[T, time]``.
     """
 
     observation: Tensor
@@ -167,6 +171,41 @@ class Trajectory:
     reward: Tensor
     done: Tensor
     log_prob: Tensor
+    terminated: Tensor | None = None
+    after: Tensor | None = None
+
+    def tasks(self, index: slice | Tensor) -> Self:
+        """Some of the tasks."""
+        pick: dict[str, Any] = {name: None if value is None else value[index] for name, value in vars(self).items()}
+        return replace(self, **pick)
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """``terminated`` and ``after``.
+
+        Raises:
+            InputError: they were not noted.
+        """
+        if self.terminated is None or self.after is None:
+            raise InputError(
+                "Expected a trajectory that tells where each step led and whether anything would have followed "
+                "(`after`, `terminated`). Found None. Collect it with quickstudy.training.collect, or fill them in."
+            )
+        return self.terminated, self.after
+
+
+@dataclass(frozen=True)
+class Replayed(Trajectory):
+    """Single steps drawn from a memory of the past: T draws, time 1. Each comes with chance of its own.
+
+    Args:
+        noise: standard normal draws, for losses that are an expectation over continuous actions: first for the
+            action after ``observation``, then for that after ``after``. So losses stay a function of their data.
+
+    Shape:
+        ``noise [T, time, 2, a]``.
+    """
+
+    noise: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -362,7 +401,12 @@ class Explorer(Method):
 
     One more verb, :meth:`explorer`, because the data to learn from depend on who acts. Its problem describes what
     the policy sees and does: inputs are observations, and for discrete actions predictions are their logits.
+
+    Attributes:
+        acts: which kinds of actions it can take: ``"classification"`` (discrete), ``"regression"`` (continuous).
     """
+
+    acts: ClassVar[tuple[Kind, ...]] = ("classification",)
 
     @classmethod
     def refuses(cls, problem: Problem) -> str:
@@ -377,13 +421,38 @@ class Explorer(Method):
         """Learn T tasks from what was seen and done in them.
 
         Returns:
-            A predictor: observations ``[T, m, *o]`` to the adapted policy's action logits ``[T, m, actions]``.
+            A predictor: observations ``[T, m, *o]`` to the adapted policy's action logits ``[T, m, actions]``; for
+            continuous actions to their Distribution over ``[T, m, a]``, or to the actions themselves.
         """
         raise NotImplementedError
 
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """What training minimises, task by task, over a trajectory that :meth:`explorer` collected. Shape: ``[T]``."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class Improves(Protocol):
+    """A method whose policy does not go down the gradient of ``losses``: it takes a step of its own."""
+
+    def improve(self, trajectory: Trajectory) -> object:
+        """Called once for each trajectory that was collected, before the steps down the losses."""
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A method that learns from a memory of the past, towards target nets that follow the trained ones slowly."""
+
+    def follow(self) -> None:
+        """Called after each optimiser step: the target nets move."""
+
+
+@runtime_checkable
+class Imitates(Protocol):
+    """A method that learns what a teacher does."""
+
+    def teacher_share(self, round: int) -> float:
+        """In how many of a round's steps the teacher acts, and the learner in the others; rounds count from 0."""
 
 
 @runtime_checkable

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["mean", "worst"]
+from quickstudy.combine.pcgrad import PCGrad
+
+__all__ = ["PCGrad", "mean", "worst"]
 
 
 def mean(losses: Tensor) -> Tensor:

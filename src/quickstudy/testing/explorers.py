@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+from torch.distributions import Distribution
 
-from quickstudy.core import Explorer, Problem, Trajectory
+from quickstudy.core import Explorer, Kind, Prediction, Problem, Replayed, Trajectory
 from quickstudy.testing._cases import frozen
 from quickstudy.testing._law import (
     ConformanceError,
@@ -28,6 +29,8 @@ from quickstudy.testing._law import (
 TASKS, TIME, LATER = 4, 6, 3
 Factory = Callable[[Problem], Explorer]
 ACTING = Problem((3,), "classification", 4)  # three numbers are seen, one of four actions is taken
+MOVING = Problem((3,), "regression", 2)  # three numbers are seen, two are done
+KINDS: dict[Kind, Problem] = {"classification": ACTING, "regression": MOVING}
 
 
 @dataclass(frozen=True)
@@ -49,36 +52,59 @@ class _Case:
         return method.train(train)
 
 
-def check_explorer(factory: Factory, problem: Problem = ACTING) -> None:
-    """Check a method that acts against the laws that such methods obey, on made-up trials with discrete actions.
+def check_explorer(factory: Factory, problem: Problem | None = None) -> None:
+    """Check a method that acts against the laws that such methods obey, on made-up trials.
 
     Args:
         factory: makes the method for a problem; usually the class itself.
-        problem: inputs are observations, and the outputs are the actions' logits.
+        problem: inputs are observations, and the outputs what is done. None stands for one of each kind of actions
+            that the method declares that it can take (``acts``; discrete ones for a factory that does not say).
 
     Raises:
         ConformanceError: lists each broken law: what was expected, what was found, how to mend it.
     """
-    generator = torch.Generator().manual_seed(3)
-    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    action = torch.randint(problem.n_outputs, (TASKS, TIME), generator=generator)
-    done = torch.zeros(TASKS, TIME, dtype=torch.float64)
-    done[:, TIME // 2] = 1  # trials of two episodes
-    log_prob = torch.full((TASKS, TIME), 1 / problem.n_outputs, dtype=torch.float64).log()
-    trials = Trajectory(normal(TASKS, TIME, *problem.x_shape), action, normal(TASKS, TIME), done, log_prob)
-    case = _Case(factory, problem, trials, normal(TASKS, LATER, *problem.x_shape))
+    kinds: tuple[Kind, ...] = getattr(factory, "acts", ("classification",))
     found: list[tuple[str, str, ConformanceError]] = []
     with precision(torch.float64):
-        for law in EXPLORER_LAWS:
-            error = obey(law, case)
-            if error is not None:
-                found.append((name_of(law), "trials", error))
+        for one in [KINDS[kind] for kind in kinds] if problem is None else [problem]:
+            case = _Case(factory, one, _trials(one), _normal(5, TASKS, LATER, *one.x_shape))
+            where = "trials" if one.kind == "classification" else "trials of continuous actions"
+            for law in EXPLORER_LAWS:
+                error = obey(law, case)
+                if error is not None:
+                    found.append((name_of(law), where, error))
     report(getattr(factory, "__name__", type(factory).__name__), found)
 
 
+def _normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _trials(problem: Problem) -> Replayed:
+    """What T tasks' policies saw and did, with all that any method that acts may read."""
+    discrete, n = problem.kind == "classification", problem.n_outputs
+    generator = torch.Generator().manual_seed(3)
+    done = torch.zeros(TASKS, TIME, dtype=torch.float64)
+    done[:, TIME // 2] = 1  # trials of two episodes
+    terminated = done.clone()
+    terminated[0] = 0  # the first task's episodes are cut off
+    return Replayed(
+        observation=_normal(1, TASKS, TIME, *problem.x_shape),
+        action=torch.randint(n, (TASKS, TIME), generator=generator) if discrete else _normal(2, TASKS, TIME, n).tanh(),
+        reward=_normal(3, TASKS, TIME),
+        done=done,
+        log_prob=torch.full((TASKS, TIME), 1 / n, dtype=torch.float64).log(),
+        terminated=terminated,
+        after=_normal(4, TASKS, TIME, *problem.x_shape),
+        noise=_normal(6, TASKS, TIME, 2, n),
+    )
+
+
 def logits_have_the_right_shape(case: _Case) -> None:
-    """``adapt`` gives a predictor, which gives ``[T, m, actions]``, finite."""
-    value = _predict(case.method(), case)
+    """``adapt`` gives a predictor, which gives ``[T, m, actions]``, finite; a distribution by its mean."""
+    with torch.no_grad():
+        prediction = case.method().adapt(case.trials)(case.later)
+    value = prediction.mean if isinstance(prediction, Distribution) else prediction
     expected = (TASKS, LATER, case.problem.n_outputs)
     if tuple(value.shape) != expected or not bool(torch.isfinite(value).all()):
         raise broken(f"finite logits {list(expected)}", f"{list(value.shape)}", "Keep the axes T and m in front.")
@@ -98,18 +124,26 @@ def losses_are_one_finite_number_a_task(case: _Case) -> None:
 
 
 def a_policy_acts_in_every_task(case: _Case) -> None:
-    """Actions ``[T]`` in range with their log-probabilities ``[T]``, and a memory that keeps its shape."""
+    """Actions in range with their log-probabilities ``[T]``, and a memory that keeps its shape.
+
+    Discrete actions are ``[T]``; continuous ones ``[T, a]``, and the environment clips them.
+    """
+    discrete, n = case.problem.kind == "classification", case.problem.n_outputs
+    expected = (TASKS,) if discrete else (TASKS, n)
     policy, trials = case.method().explorer(), case.trials
     memory = policy.start(TASKS)
     for t in range(TIME):
         with torch.no_grad():
             action, log_prob, after = policy.act(trials.observation[:, t], memory, torch.Generator().manual_seed(t))
             after = policy.learn(after, action, trials.reward[:, t], trials.done[:, t])
-        if tuple(action.shape) != (TASKS,) or tuple(log_prob.shape) != (TASKS,):
-            raise broken(f"actions and log-probabilities [{TASKS}]", f"{list(action.shape)}", "One for each task.")
-        if bool(((action < 0) | (action >= case.problem.n_outputs)).any()):
-            raise broken(f"actions in 0..{case.problem.n_outputs - 1}", f"{action.tolist()}", "Draw from all actions.")
-        if bool((log_prob > 1e-9).any()):
+        if tuple(action.shape) != expected or tuple(log_prob.shape) != (TASKS,):
+            what = f"actions {list(expected)} and log-probabilities [{TASKS}]"
+            raise broken(what, f"{list(action.shape)}, {list(log_prob.shape)}", "One for each task.")
+        if discrete and bool(((action < 0) | (action >= n)).any()):
+            raise broken(f"actions in 0..{n - 1}", f"{action.tolist()}", "Draw from all actions.")
+        if not discrete and not bool(torch.isfinite(action).all()):
+            raise broken("finite actions", f"{action.tolist()}", "Look at the deviation that they are drawn with.")
+        if discrete and bool((log_prob > 1e-9).any()):
             raise broken("log-probabilities of 0 or less", f"{log_prob.tolist()}", "Give log pi(a), or NaN.")
         if after.shape != memory.shape:
             raise broken(f"a memory {list(memory.shape)}", f"{list(after.shape)}", "Keep the memory's shape.")
@@ -154,7 +188,8 @@ def acting_is_adapting(case: _Case) -> None:
         action, log_prob, _ = policy.act(case.later[:, 0], memory, torch.Generator().manual_seed(0))
     if bool(torch.isnan(log_prob).all()):
         return
-    read = torch.log_softmax(_predict(method, case)[:, 0], -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        read = _log_prob(method.adapt(case.trials)(case.later[:, :1]), action.unsqueeze(1)).squeeze(1)
     must_agree(
         log_prob, read, "that act's log-probability is the adapted predictor's", "Let both read the same memory."
     )
@@ -166,7 +201,8 @@ def tasks_do_not_leak_into_each_other(case: _Case) -> None:
     observation, reward = trials.observation.clone(), trials.reward.clone()
     observation[0], reward[0] = 3 - 2 * observation[0], 5 - reward[0]
     action = torch.cat([trials.action[:1].roll(1, 1), trials.action[1:]])
-    other = replace(trials, observation=observation, action=action, reward=reward)
+    after = torch.cat([trials.after[:1].roll(1, 1), trials.after[1:]]) if trials.after is not None else None
+    other = replace(trials, observation=observation, action=action, reward=reward, after=after)
     changed = replace(case, trials=other)
     fix = "Look for means, normalisation or loops over the task axis."
     what = "that one task's trial changes nothing in the other tasks'"
@@ -249,7 +285,15 @@ def _memory(method: Explorer, trials: Trajectory) -> Tensor:
         return policy.learn(memory, trials.action[:, 0], trials.reward[:, 0], trials.done[:, 0])
 
 
+def _log_prob(prediction: Prediction, action: Tensor) -> Tensor:
+    """Of actions ``[T, m]`` or ``[T, m, a]`` under what a predictor gave. Shape: ``[T, m]``."""
+    if isinstance(prediction, Distribution):
+        found: Tensor = prediction.log_prob(action)
+        return found
+    return torch.log_softmax(prediction, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
 def _each(trials: Trajectory) -> Iterator[Trajectory]:
     """The trials of each task alone."""
     for t in range(TASKS):
-        yield Trajectory(*(getattr(trials, part.name)[t : t + 1] for part in fields(Trajectory)))
+        yield trials.tasks(slice(t, t + 1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Policy, Trajectory
+from quickstudy.core import Environment, Explorer, Improves, Policy, Trajectory
 from quickstudy.training._loop import Combine, Descent, Progress
 from quickstudy.training.fit import History
 
@@ -36,12 +36,19 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
         state, after, reward, terminated, truncated = environment.step(state, action, tasks, generator)
         done = terminated | truncated
         memory = policy.learn(memory, action, reward, done)
-        steps.append((observation, action, reward, done.to(reward.dtype), log_prob))
+        ends = done.to(reward.dtype), log_prob, terminated.to(reward.dtype)
+        steps.append((observation, action, reward, *ends, after))
         observation = after
         if bool(done.any()):
             fresh, first = environment.reset(tasks, generator)
             state, observation = _where(done, fresh, state), _where(done, first, observation)
     return Trajectory(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
+
+
+def first_returns(trials: Trajectory) -> Tensor:
+    """Total reward of each trial's first episode, or as much of it as there was time for. Shape: ``[T]``."""
+    over = trials.done.cumsum(1) - trials.done
+    return (trials.reward * (over == 0)).sum(1)
 
 
 def _where(done: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -106,6 +113,8 @@ def fit_rl(
     for step in range(start, steps):
         trials = collect(environment, method.explorer(), environment.sample(tasks, generator), generator)
         score += float(trials.reward.sum(1).mean())
+        if isinstance(method, Improves):
+            method.improve(trials)
         for turn in range(passes):
             loss += descent.step(step * passes + turn, method(trials), combine) / passes
         done = step + 1

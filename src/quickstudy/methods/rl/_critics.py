@@ -1,0 +1,58 @@
+"""Nets that value actions, and targets that follow them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Critics(nn.Module):
+    """k nets of one shape, evaluated in one call: each an independent opinion on the same inputs.
+
+    Args:
+        k: how many.
+        sizes: widths from input to output.
+        generator: draws the initial weights.
+
+    Shape:
+        ``[n, sizes[0]]`` to ``[k, n, sizes[-1]]``.
+    """
+
+    def __init__(self, k: int, sizes: Sequence[int], generator: torch.Generator) -> None:
+        super().__init__()
+        weights, biases = [], []
+        for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            scale = math.sqrt(2 / fan_in) if i < len(sizes) - 2 else 0.01 * math.sqrt(2 / fan_in)
+            weights.append(nn.Parameter(scale * torch.randn(k, fan_in, fan_out, generator=generator)))
+            biases.append(nn.Parameter(torch.zeros(k, 1, fan_out)))
+        self.k = k
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Values; with ``frozen`` a gradient reaches the inputs and not the weights."""
+        h = x.expand(self.k, *x.shape)
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            h = torch.baddbmm(bias, h.relu() if i else h, weight)
+        return h
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def target_of(module: Net) -> Net:
+    """A copy that no optimiser moves."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, module: nn.Module, rate: float) -> None:
+    r"""Move a target a little: :math:`\bar\theta \leftarrow \tau \theta + (1 - \tau) \bar\theta`."""
+    slow, fast = [p.detach() for p in target.parameters()], [p.detach() for p in module.parameters()]
+    torch._foreach_lerp_(slow, fast, rate)

@@ -1,0 +1,270 @@
+"""Policies without a memory: nets that give a distribution over actions, and who acts with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal
+
+from quickstudy.core import InputError, Kind, Prediction, Problem, Trajectory
+from quickstudy.nets import MLP
+
+
+def check_actions(name: str, acts: tuple[Kind, ...], problem: Problem) -> None:
+    """Refuse a problem whose actions a method cannot take.
+
+    Raises:
+        InputError: names the kinds that it can.
+    """
+    if problem.kind not in acts:
+        words: dict[Kind, str] = {
+            "classification": "discrete actions (kind 'classification')",
+            "regression": "continuous actions (kind 'regression')",
+        }
+        raise InputError(
+            f"Expected {' or '.join(words[kind] for kind in acts)} for {name!r}. Found {problem.kind!r}. "
+            "Take a method for such actions; `acts` says which those are."
+        )
+
+
+def net(problem: Problem, width: int, outputs: int, generator: torch.Generator) -> MLP:
+    """Two hidden layers over a flattened observation; small last weights.
+
+    The last layer's are a hundredth of the usual, so that a first policy is close to uniform and first values to 0.
+    """
+    made = MLP((math.prod(problem.x_shape), width, width, outputs), generator)
+    last = made[-1]
+    assert isinstance(last, nn.Linear)
+    with torch.no_grad():
+        last.weight.mul_(0.01)
+    return made
+
+
+class Heads(nn.Module):
+    """Hidden layers that all tasks share, and a last layer for each.
+
+    Args:
+        problem: its observations end with the task's identity, one-hot over ``heads`` tasks.
+        width: of the two hidden layers.
+        outputs: of each head.
+        heads: how many tasks.
+        generator: draws the initial weights.
+
+    Shape:
+        ``[..., o]`` to ``[..., outputs]``.
+
+    Raises:
+        InputError: observations are not flat, or too short to hold the identity.
+    """
+
+    def __init__(self, problem: Problem, width: int, outputs: int, heads: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if len(problem.x_shape) != 1 or problem.x_shape[0] < heads:
+            raise InputError(
+                f"Expected observations whose last {heads} numbers are the task's identity, one-hot. Found shape "
+                f"{problem.x_shape}. Wrap the environment in SeesIdentity, or set heads=0."
+            )
+        self.heads = heads
+        self.net = net(problem, width, heads * outputs, generator)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The task's own outputs."""
+        every = self.net(seen).unflatten(-1, (self.heads, -1))
+        return (seen[..., -self.heads :].unsqueeze(-1) * every).sum(-2)
+
+
+class Actor(nn.Module):
+    r"""A distribution over actions, given what is seen.
+
+    Discrete: :math:`softmax(f(o))`. Continuous: :math:`N(f(o), diag(\sigma^2))` with a deviation that does not hang
+    on what is seen; the environment takes what is beyond its bounds as the bound.
+
+    Args:
+        problem: what is seen and done.
+        width: of the two hidden layers.
+        generator: draws the initial weights.
+        deviation: first :math:`\sigma`.
+        heads: last layers, one a task, where observations end with the task's identity; 0 for one that all share.
+
+    Shape:
+        ``[..., *o]`` to a distribution over ``[...]`` or ``[..., a]``; two leading axes or one.
+    """
+
+    net: nn.Module
+
+    def __init__(
+        self, problem: Problem, width: int, generator: torch.Generator, deviation: float = 0.6, heads: int = 0
+    ) -> None:
+        super().__init__()
+        self.axes, self.discrete = len(problem.x_shape), problem.kind == "classification"
+        if heads:
+            self.net = Heads(problem, width, problem.n_outputs, heads, generator)
+        else:
+            self.net = net(problem, width, problem.n_outputs, generator)
+        if not self.discrete:
+            self.log_deviation = nn.Parameter(torch.full((problem.n_outputs,), math.log(deviation)))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Logits, or the mean action."""
+        return self.net(flat(observation, self.axes))
+
+    def distribution(self, observation: Tensor) -> Distribution:
+        """Over the actions."""
+        return self.around(self(observation))
+
+    def around(self, output: Tensor) -> Distribution:
+        """The distribution that an output of the net stands for."""
+        if self.discrete:
+            return Categorical(logits=output, validate_args=False)
+        deviation = self.log_deviation.exp().expand_as(output)
+        return Independent(Normal(output, deviation, validate_args=False), 1, validate_args=False)
+
+    def predict(self, observation: Tensor) -> Prediction:
+        """What ``adapt`` promises: logits, or a distribution."""
+        output = self(observation)
+        return output if self.discrete else self.around(output)
+
+
+def flat(observation: Tensor, axes: int) -> Tensor:
+    """The axes of one observation made one. Shape: ``[..., *o]`` to ``[..., o]``."""
+    if axes == 1:
+        return observation
+    return observation.unsqueeze(-1) if axes == 0 else observation.flatten(-axes)
+
+
+class SquashedNormal(Distribution):
+    r""":math:`a = \tanh(u)`, :math:`u \sim N(\mu, diag(\sigma^2))`: actions in (-1, 1).
+
+    .. math::
+        \log \pi(a) = \log N(u; \mu, \sigma^2) - \sum_i \log(1 - \tanh^2 u_i)
+
+    (Haarnoja et al. 2018, appendix C). Mean and variance are exact up to quadrature with 32 nodes.
+
+    Shape:
+        ``loc`` and ``scale`` ``[..., a]``; actions ``[..., a]``, their log-probabilities ``[...]``.
+    """
+
+    has_rsample = True
+    arg_constraints: dict[str, Any] = {}
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc, self.scale = loc, scale
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    def at(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The action that standard normal draws make, and its log-probability; both carry gradients."""
+        raw = self.loc + self.scale * noise
+        normal = -0.5 * noise.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which does not round to log 0
+        squash = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+        return raw.tanh(), (normal - squash).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of actions in [-1, 1]; the bounds themselves count as the number next to them."""
+        edge = 1 - torch.finfo(value.dtype).eps
+        raw = value.clamp(-edge, edge).atanh()
+        return self.at((raw - self.loc) / self.scale)[1]
+
+    @property
+    def mode(self) -> Tensor:
+        r""":math:`\tanh(\mu)`: the middle action, which is what is done where chance is unwanted."""
+        return self.loc.tanh()
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the actions."""
+        return self._moment(1)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of the actions."""
+        return self._moment(2) - self._moment(1).square()
+
+    def _moment(self, power: int) -> Tensor:
+        """Gauss-Hermite quadrature of a power."""
+        node, weight = (self.loc.new_tensor(part) for part in np.polynomial.hermite_e.hermegauss(32))
+        values = (self.loc.unsqueeze(-1) + self.scale.unsqueeze(-1) * node).tanh() ** power
+        return (values * weight).sum(-1) / weight.sum()
+
+
+def draw(distribution: Distribution, generator: torch.Generator) -> Tensor:
+    """One action from each, by the generator that is given (torch's own ``sample`` knows the global one only)."""
+    if isinstance(distribution, Categorical):
+        return torch.multinomial(distribution.probs, 1, generator=generator).squeeze(-1)
+    if isinstance(distribution, SquashedNormal):
+        noise = torch.randn(distribution.loc.shape, generator=generator, device=distribution.loc.device)
+        return distribution.at(noise.to(distribution.loc))[0]
+    mean = distribution.mean
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device).to(mean)
+    return mean + distribution.stddev * noise
+
+
+class Memoryless:
+    """Remembers nothing of a task: what it does hangs on what it sees.
+
+    Args:
+        choose: observation ``[T, *o]`` and generator to action and log-probability (NaN where not known).
+    """
+
+    def __init__(self, choose: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]) -> None:
+        self.choose = choose
+
+    def start(self, n_tasks: int) -> Tensor:
+        """Nothing. Shape: ``[T, 0]``."""
+        return torch.zeros(n_tasks, 0)
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Choose by what is seen."""
+        return *self.choose(observation, generator), memory
+
+    def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
+        """Nothing."""
+        return memory
+
+
+def drawn_from(distribution: Callable[[Tensor], Distribution]) -> Memoryless:
+    """Who draws its actions from a distribution that hangs on what it sees."""
+
+    def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        over = distribution(observation)
+        action = draw(over, generator)
+        return action, over.log_prob(action)
+
+    return Memoryless(choose)
+
+
+class Predicts(Protocol):
+    """A method whose policy hangs on nothing but what it sees."""
+
+    problem: Problem
+
+    def predict(self, observation: Tensor) -> Prediction:
+        """What ``adapt`` gives, whatever it read."""
+
+
+def best_of(method: Predicts) -> Memoryless:
+    """Who does what a method thinks best and leaves nothing to chance: to be judged by.
+
+    The largest logit of discrete actions; the middle of a distribution over continuous ones.
+    """
+
+    def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        found = method.predict(observation.unsqueeze(1))
+        action = (found.mode if isinstance(found, Distribution) else found)[:, 0]
+        if method.problem.kind == "classification":
+            action = action.argmax(-1)
+        return action, torch.full((len(action),), torch.nan, device=action.device)
+
+    return Memoryless(choose)
+
+
+def log_prob_of(actor: Actor, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+    """Log-probability of what was done, and the policy's entropy. Shape: both ``[T, time]``."""
+    over = actor.distribution(trajectory.observation)
+    return over.log_prob(trajectory.action), over.entropy()

@@ -1,0 +1,100 @@
+"""A memory of the past: a ring of steps in T environments side by side, in tensors on one device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quickstudy.core import InputError, Kind, Replayed
+
+PARTS = ("observation", "action", "reward", "terminated", "truncated", "after")
+
+
+class Replay:
+    """Keeps the last steps of T environments and draws from them.
+
+    A step holds where it truly led, so what follows the end of an episode is never taken for it. That an episode
+    ended (terminated) and that it was cut off (truncated) are kept apart.
+
+    Args:
+        length: how many steps of each environment are kept.
+
+    Shape:
+        slots ``[length, T, ...]``.
+    """
+
+    def __init__(self, length: int) -> None:
+        if length < 1:
+            raise InputError(f"Expected room for at least 1 step. Found {length}.")
+        self.length, self.written = length, 0
+        self.parts: dict[str, Tensor] = {}
+
+    @property
+    def size(self) -> int:
+        """How many steps of each environment it holds."""
+        return min(self.written, self.length)
+
+    def add(
+        self,
+        observation: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        after: Tensor,
+    ) -> None:
+        """Note a step of all environments; the oldest goes where there is no room. Shape: all ``[T, ...]``."""
+        step = (observation, action, reward, terminated, truncated, after)
+        if not self.parts:
+            self.parts = {
+                name: value.new_zeros(self.length, *value.shape) for name, value in zip(PARTS, step, strict=True)
+            }
+        for part, value in zip(self.parts.values(), step, strict=True):
+            part[self.written % self.length] = value
+        self.written += 1
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """N steps, all alike likely, with replacement: their slots and their environments. Shape: both ``[n]``."""
+        rows = self.parts["reward"].shape[1]
+        flat = torch.randint(self.size * rows, (n,), generator=generator, device=self.parts["reward"].device)
+        return flat // rows, flat % rows
+
+    def take(self, slot: Tensor, row: Tensor) -> Replayed:
+        """What was noted of these steps. Shape: ``[n, 1, ...]``."""
+        found = {name: part[slot, row].unsqueeze(1) for name, part in self.parts.items()}
+        dtype = found["reward"].dtype
+        done = (found["terminated"] | found.pop("truncated")).to(dtype)
+        unknown = torch.full_like(found["reward"], torch.nan)
+        terminated = found.pop("terminated").to(dtype)
+        return Replayed(**found, done=done, log_prob=unknown, terminated=terminated)
+
+    def rest(self, slot: Tensor, row: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """The steps from these to the ends of their episodes, or as far as is known, ``most`` at most.
+
+        Shape:
+            slots ``[n, most]`` and whether a place is still in the episode, bool ``[n, most]``; its first is.
+        """
+        ahead = torch.arange(most, device=slot.device)
+        slots = (slot.unsqueeze(1) + ahead) % self.length
+        known = (self.written - 1 - slot.unsqueeze(1)) % self.length >= ahead  # not round the ring into the past
+        over = (self.parts["terminated"] | self.parts["truncated"])[slots, row.unsqueeze(1)]
+        before = torch.cat([torch.zeros_like(over[:, :1]), over[:, :-1]], 1).cumsum(1)
+        return slots, known & (before == 0)
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it, to be saved."""
+        return {**self.parts, "written": torch.tensor(self.written)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        self.parts = {name: state[name] for name in PARTS if name in state}
+        self.written = int(state["written"])
+
+
+def with_noise(steps: Replayed, kind: Kind, actions: int, generator: torch.Generator) -> Replayed:
+    """The steps, each with chance of its own where actions are continuous."""
+    if kind == "classification":
+        return steps
+    shape = (*steps.reward.shape, 2, actions)
+    noise = torch.randn(shape, generator=generator, device=steps.reward.device).to(steps.reward)
+    return Replayed(**{**vars(steps), "noise": noise})

@@ -1,0 +1,146 @@
+"""The loop of methods that learn from a memory of the past: act, remember, learn from what was drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from quickstudy.combine import mean
+from quickstudy.core import Environment, Explorer, Follows, InputError, Replayed
+from quickstudy.methods.rl._replay import Replay, with_noise
+from quickstudy.methods.rl.relabel import Relabel
+from quickstudy.tasks.acting import at_random
+from quickstudy.training._loop import Combine, Descent, Progress, under
+from quickstudy.training.fit import History
+from quickstudy.training.fit_rl import _where
+
+
+def fit_off_policy(
+    method: Explorer,
+    environment: Environment,
+    *,
+    steps: int = 20_000,
+    tasks: int = 1,
+    memory: int = 100_000,
+    batch: int = 256,
+    updates: int = 1,
+    warmup: int = 1000,
+    relabel: Relabel | None = None,
+    lr: float = 1e-3,
+    weight_decay: float = 0.0,
+    every: int = 1000,
+    combine: Combine = mean,
+    generator: torch.Generator | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> History:
+    """Train ``method`` on steps drawn from what it did so far; leaves it with the last parameters.
+
+    Every step of the loop is one step of ``tasks`` environments side by side. An episode that ends is followed by one
+    of another task. As in :func:`quickstudy.training.fit_rl.fit_rl`, a run that was killed and resumed gives the same
+    numbers as an unbroken one, on CPU bit for bit: the memory is saved with it.
+
+    Args:
+        method: trained in place; its target nets move after every optimiser step.
+        environment: where it acts.
+        steps: of the loop; environment steps are ``steps * tasks``.
+        tasks: environments side by side.
+        memory: environment steps that are remembered.
+        batch: steps that are drawn for an optimiser step.
+        updates: optimiser steps a step of the loop.
+        warmup: environment steps of random actions at the beginning, before anything is learned.
+        relabel: gives drawn steps other goals; None leaves them as they are.
+        lr: first step size.
+        weight_decay: decoupled (AdamW).
+        every: steps between entries of the history, and between checkpoints.
+        combine: makes one number of the losses of the drawn steps, ``[batch]``.
+        generator: the only source of randomness.
+        checkpoint: file to save to; None saves nothing.
+        resume: go on from ``checkpoint`` if it exists.
+        progress: called with (steps done, steps).
+
+    Returns:
+        The history; its score is the mean total reward of the episodes that ended since the entry before (NaN where
+        none did).
+
+    Raises:
+        InputError: the method has no target nets to follow: it learns from its own present trials, see ``fit_rl``.
+        RunError: a loss is not finite (names the step).
+    """
+    if not isinstance(method, Follows):
+        raise InputError(
+            f"Expected a method that learns from a memory (it has `follow`). Found {type(method).__name__}, which "
+            "learns from the trials of its present policy. Train it with fit_rl."
+        )
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    problem, history, past = environment.problem, History(), Replay(max(memory // tasks, 1))
+    first = -(-warmup // tasks)
+    descent = Descent(
+        method, steps=max(steps - first, 1) * updates, lr=lr, weight_decay=weight_decay, generator=generator,
+        checkpoint=checkpoint,
+    )  # fmt: skip
+    start, loss, since = 0, 0.0, 0
+    saved = descent.load(resume)
+    if saved is None:
+        task = environment.sample(tasks, generator)
+        state, observation = environment.reset(task, generator)
+        mind = method.explorer().start(tasks).to(observation.device)
+        total, score, episodes = observation.new_zeros(tasks), 0.0, 0
+    else:
+        history, start = History(**saved[1]["history"]), saved[1]["step"]
+        past.restore(under("memory/", saved[0]))
+        task, state, observation, mind, total = (saved[0][f"now/{name}"] for name in NOW)
+        score, episodes, since = 0.0, 0, start
+    method.train()
+    for step in range(start, steps):
+        policy = at_random(problem) if step < first else method.explorer()
+        with torch.no_grad():
+            action, _, mind = policy.act(observation, mind, generator)
+            state, after, reward, terminated, truncated = environment.step(state, action, task, generator)
+            done = terminated | truncated
+            mind = policy.learn(mind, action, reward, done)
+        past.add(observation, action, reward, terminated, truncated, after)
+        observation, total = after, total + reward
+        if bool(done.any()):
+            score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
+            total = total.where(~done, 0)
+            task = _where(done, environment.sample(tasks, generator), task)
+            fresh, seen = environment.reset(task, generator)
+            state, observation = _where(done, fresh, state), _where(done, seen, observation)
+            mind = _where(done, policy.start(tasks).to(mind), mind)
+        if step >= first:
+            for turn in range(updates):
+                losses = method(_drawn(past, batch, relabel, environment, generator))
+                loss += descent.step((step - first) * updates + turn, losses, combine) / updates
+                method.follow()
+        finished = step + 1
+        if finished % every == 0 or finished == steps:
+            learned = finished - max(since, first)
+            history.step.append(finished)
+            history.loss.append(loss / learned if learned > 0 else torch.nan)
+            history.score.append(score / episodes if episodes else torch.nan)
+            history.best_step = finished
+            loss, score, episodes, since = 0.0, 0.0, 0, finished
+            now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
+            kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
+            descent.save(kept, {"step": finished, "history": vars(history)})
+        if progress is not None:
+            progress(finished, steps)
+    method.eval()
+    return history
+
+
+NOW = ("task", "state", "observation", "mind", "total")
+
+
+def _drawn(
+    past: Replay, batch: int, relabel: Relabel | None, environment: Environment, generator: torch.Generator
+) -> Replayed:
+    """Steps to learn from. Shape: ``[batch, 1, ...]``."""
+    slot, row = past.draw(batch, generator)
+    drawn = past.take(slot, row)
+    if relabel is not None:
+        drawn = relabel(past, slot, row, drawn, generator)
+    return with_noise(drawn, environment.problem.kind, environment.problem.n_outputs, generator)
