@@ -53,7 +53,7 @@ def test_cloning_a_continuous_teacher_is_least_squares() -> None:
     x = torch.cat([trials.observation.flatten(0, 1), torch.ones(240, 1).double()], 1)
     y = trials.action.flatten(0, 1)
     expected = torch.linalg.lstsq(x, y).solution.squeeze(1)
-    layer = method.actor.net[0]
+    layer = method.actor.net[0]  # type: ignore[index]
     assert isinstance(layer, torch.nn.Linear)
     weight = torch.cat([layer.weight.detach().squeeze(0), layer.bias.detach()])
     torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-6)

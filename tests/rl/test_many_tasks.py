@@ -32,7 +32,8 @@ def test_a_head_moves_its_own_task_only() -> None:
     env = SeesIdentity(ConflictingGoals(tasks=4))
     method = PPO(env.problem, heads=4, width=8)
     seen = torch.cat([torch.randn(1, 5, 2, generator=generator(0)), torch.eye(4)[2].expand(1, 5, 4)], -1)
-    last = method.actor.net.net[-1]  # type: ignore[index, union-attr]
+    last = method.actor.net.net[-1]  # type: ignore[index]
+    assert isinstance(last, torch.nn.Linear)
     (gradient,) = torch.autograd.grad(method.actor(seen).sum(), [last.weight])
     rows = gradient.abs().sum(1).view(4, 2) > 0  # one head has two outputs
     assert rows.tolist() == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]

@@ -212,7 +212,7 @@ def test_a_trust_region_step_points_along_the_natural_gradient() -> None:
     method = TRPO(problem, width=8, damping=1e-8, iterations=50, discount=1.0, bound=1e-6).double()
     linear = torch.nn.Linear(1, 3, bias=False, dtype=torch.float64)
     torch.nn.init.normal_(linear.weight, generator=generator(0))
-    method.actor.net = torch.nn.Sequential(linear)  # type: ignore[assignment]
+    method.actor.net = torch.nn.Sequential(linear)
     logits = linear.weight.detach().clone().squeeze(1)
     pi = logits.softmax(-1)
     ones = torch.ones(3, 1, dtype=torch.float64)
