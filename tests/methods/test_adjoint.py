@@ -1,7 +1,6 @@
 """The inner steps backwards without their graph: the same gradient, and memory for the weights alone."""
 
 import copy
-import pickle
 import shutil
 from collections.abc import Callable
 
@@ -239,12 +238,12 @@ def test_compiled_steps_refuse_ever_new_shapes_and_are_copied_without_their_prog
     method = MAML(NUMBERS, tanh_net(), inner_lr=0.1, adjoint="compiled")
     for tasks in range(1, MOST_SHAPES + 1):
         assert gradient_of(method, numbers(tasks), 2).norm() > 0.01
-    for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):  # noqa: S301
-        torch.testing.assert_close(
-            gradient_of(other, numbers(MOST_SHAPES + 1), 2),
-            meta_gradient(NUMBERS, method.net, numbers(MOST_SHAPES + 1), 2, 0.1, True),
-        )
-        assert other._steps is not None
-        assert other._steps.net is other.net
+    other = copy.deepcopy(method)
+    torch.testing.assert_close(
+        gradient_of(other, numbers(MOST_SHAPES + 1), 2),
+        meta_gradient(NUMBERS, method.net, numbers(MOST_SHAPES + 1), 2, 0.1, True),
+    )
+    assert other._steps is not None
+    assert other._steps.net is other.net
     with pytest.raises(RunError, match="different shapes to compile inner steps for. Found one more"):
         gradient_of(method, numbers(MOST_SHAPES + 1), 2)
