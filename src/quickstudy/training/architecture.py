@@ -68,7 +68,7 @@ def search_net(
 
     Reference:
         Kim et al. 2018, Auto-Meta, arXiv:1806.06927. Departs in how it searches: there cells are grown by progressive
-        search (Liu et al. 2018, arXiv:1712.00559) around first-order meta-learners; here few words describe the whole net
+        search (Liu et al. 2018, arXiv:1712.00559) around first-order learners; here few words describe the whole net
         and Optuna's sampler proposes them, for a budget of minutes.
     """
     problem = train.problem
