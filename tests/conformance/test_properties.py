@@ -103,7 +103,7 @@ SERVES = [name for name in METHODS if not METHODS[name].refuses(FarLines(1).prob
           or not METHODS[name].refuses(Stretched(1).problem)]  # fmt: skip
 # update by what was learned: they descend at first, and need not when they are trained
 LEARNED = ("meta-sgd", "mamlpp", "lstm-optimizer")
-SLOW = ("boosting",)  # trees; nothing of it is learned across tasks
+SLOW = ("boosting", "graph")  # trees; a graph of all examples for each query, which at K = 256 takes tens of GB
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,16 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(plan: Plan, folder: Path, messages: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the study, which ends its workers
+    _hold_interrupts(False)
     threading.Thread(target=_die_with_the_study, daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(plan=plan, folder=folder, messages=messages, study=None, last=0.0)
+
+
+def _hold_interrupts(hold: bool) -> None:
+    """Whether Ctrl-C waits. A worker that is just starting takes this over, and cannot ignore it any sooner."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _die_with_the_study() -> None:
@@ -259,8 +266,10 @@ def _run_in_processes(cells: list[Cell], plan: Plan, study: Study, folder: Path,
             report(cell.stem, cell.steps, cell.steps)
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
+        _hold_interrupts(True)
         waiting: dict[Future[None], Cell] = {pool.submit(_work_in_process, cell): cell for cell in todo}
         try:
+            _hold_interrupts(False)
             while waiting:
                 with contextlib.suppress(queue.Empty):
                     report(*messages.get(timeout=0.2))
