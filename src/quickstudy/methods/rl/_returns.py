@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from quickstudy.core import Trajectory
+from quickstudy.methods.rl._policies import flat
 
 
 def discounted(x: Tensor, goes_on: Tensor, factor: float) -> Tensor:
@@ -62,3 +65,20 @@ def advantages(
     """
     surprise = reward + discount * (1 - terminated) * after - value
     return discounted(surprise, 1 - done, discount * decay)
+
+
+def judge(
+    value: nn.Module, trajectory: Trajectory, axes: int, discount: float, decay: float
+) -> tuple[Tensor, Tensor]:
+    """What a value net says before each step, and the step's advantage by it, which carries no gradient.
+
+    ``axes`` is how many one observation has. Shape: both ``[T, time]``.
+    """
+    terminated, after = trajectory.ends()
+    before: Tensor = value(flat(trajectory.observation, axes)).squeeze(-1)
+    with torch.no_grad():
+        following = value(flat(after, axes)).squeeze(-1)
+        advantage = advantages(
+            trajectory.reward, before.detach(), following, trajectory.done, terminated, discount, decay
+        )
+    return before, advantage

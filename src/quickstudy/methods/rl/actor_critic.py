@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
-from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, flat, log_prob_of, net
-from quickstudy.methods.rl._returns import advantages
+from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, log_prob_of, net
+from quickstudy.methods.rl._returns import judge
 
 
 class ActorCritic(Explorer):
@@ -93,12 +93,4 @@ class ActorCritic(Explorer):
 
     def judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """The value before each step, and the step's advantage, which carries no gradient. Shape: ``[T, time]``."""
-        terminated, after = trajectory.ends()
-        axes = len(self.problem.x_shape)
-        value = self.value(flat(trajectory.observation, axes)).squeeze(-1)
-        with torch.no_grad():
-            following = self.value(flat(after, axes)).squeeze(-1)
-            advantage = advantages(
-                trajectory.reward, value.detach(), following, trajectory.done, terminated, self.discount, self.gae
-            )
-        return value, advantage
+        return judge(self.value, trajectory, len(self.problem.x_shape), self.discount, self.gae)

@@ -14,11 +14,10 @@ from quickstudy.methods.rl._policies import (
     Memoryless,
     check_actions,
     drawn_from,
-    flat,
     log_prob_of,
     net,
 )
-from quickstudy.methods.rl._returns import advantages
+from quickstudy.methods.rl._returns import judge
 
 
 class PPO(Explorer):
@@ -96,14 +95,7 @@ class PPO(Explorer):
 
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """The clipped policy gradient's and the value's loss of each task's trial. Shape: ``[T]``."""
-        terminated, after = trajectory.ends()
-        axes = len(self.problem.x_shape)
-        value = self.value(flat(trajectory.observation, axes)).squeeze(-1)
-        with torch.no_grad():
-            following = self.value(flat(after, axes)).squeeze(-1)
-            advantage = advantages(
-                trajectory.reward, value.detach(), following, trajectory.done, terminated, self.discount, self.gae
-            )
+        value, advantage = judge(self.value, trajectory, len(self.problem.x_shape), self.discount, self.gae)
         log_prob, entropy = log_prob_of(self.actor, trajectory)
         ratio = (log_prob - trajectory.log_prob).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
