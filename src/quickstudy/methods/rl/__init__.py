@@ -4,6 +4,7 @@ from quickstudy.methods.rl.actor_critic import ActorCritic
 from quickstudy.methods.rl.behaviour_cloning import BehaviourCloning
 from quickstudy.methods.rl.dagger import DAgger
 from quickstudy.methods.rl.ddpg import DDPG
+from quickstudy.methods.rl.distillation import Distillation
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
 from quickstudy.methods.rl.ppo import PPO
@@ -15,5 +16,5 @@ from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
     "DDPG", "DQN", "PPO", "RL2", "SAC", "TRPO",
-    "ActorCritic", "BehaviourCloning", "DAgger", "FittedQ", "Reinforce", "SoftQ",
+    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "Reinforce", "SoftQ",
 ]  # fmt: skip
