@@ -67,7 +67,8 @@ def check_explorer(factory: Factory, problem: Problem | None = None) -> None:
     found: list[tuple[str, str, ConformanceError]] = []
     with precision(torch.float64):
         for one in [KINDS[kind] for kind in kinds] if problem is None else [problem]:
-            case = _Case(factory, one, _trials(one, isinstance(factory(one), Imitates)), _normal(5, TASKS, LATER, *one.x_shape))
+            trials = _trials(one, isinstance(factory(one), Imitates))
+            case = _Case(factory, one, trials, _normal(5, TASKS, LATER, *one.x_shape))
             where = "trials" if one.kind == "classification" else "trials of continuous actions"
             for law in EXPLORER_LAWS:
                 error = obey(law, case)

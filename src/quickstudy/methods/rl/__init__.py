@@ -7,6 +7,7 @@ from quickstudy.methods.rl.ddpg import DDPG
 from quickstudy.methods.rl.distillation import Distillation
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
+from quickstudy.methods.rl.hierarchical import HierarchicalImitation
 from quickstudy.methods.rl.ppo import PPO
 from quickstudy.methods.rl.reinforce import Reinforce
 from quickstudy.methods.rl.rl2 import RL2
@@ -16,5 +17,6 @@ from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
     "DDPG", "DQN", "PPO", "RL2", "SAC", "TRPO",
-    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "Reinforce", "SoftQ",
+    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "HierarchicalImitation",
+    "Reinforce", "SoftQ",
 ]  # fmt: skip

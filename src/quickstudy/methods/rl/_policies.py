@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from quickstudy.core import InputError, Kind, Prediction, Problem, Trajectory
-from quickstudy.methods.rl._critics import Critics
+from quickstudy.methods.rl._critics import Critics, each_its_own
 from quickstudy.nets import MLP
 
 
@@ -60,6 +60,11 @@ def check_identity(problem: Problem, tasks: int) -> None:
         )
 
 
+def which_task(seen: Tensor, tasks: int) -> Tensor:
+    """The task that is seen. Shape: ``[..., o]``, which ends with the identity, to ``[...]``."""
+    return seen[..., -tasks:].argmax(-1)
+
+
 def of_task(every: Tensor, seen: Tensor, tasks: int) -> Tensor:
     """The outputs of the task that is seen, among those of all tasks side by side.
 
@@ -98,10 +103,7 @@ class Heads(nn.Module):
 
 
 class Apart(nn.Module):
-    """A whole net for each task, which shares nothing: what sharing is compared with.
-
-    All nets see all that is seen, in one product a layer, and the task's own is taken: twenty times the arithmetic
-    for twenty tasks, and still sooner than one after the other.
+    """A whole net for each task, which shares nothing: what sharing is compared with. All compute side by side.
 
     Args:
         problem: its observations end with the task's identity, one-hot over ``tasks`` tasks.
@@ -124,8 +126,9 @@ class Apart(nn.Module):
 
     def forward(self, seen: Tensor) -> Tensor:
         """The task's own net's outputs."""
-        every = self.nets(seen.flatten(0, -2)).movedim(0, -2).unflatten(0, seen.shape[:-1])  # [..., tasks, outputs]
-        return (seen[..., -self.nets.k :].unsqueeze(-1) * every).sum(-2)
+        rows = seen.flatten(0, -2)
+        own = each_its_own(self.nets, rows, which_task(rows, self.nets.k), self.nets.k)
+        return own.squeeze(0).unflatten(0, seen.shape[:-1])
 
 
 Sharing = Literal["trunk", "nothing"]
@@ -200,7 +203,7 @@ class Actor(nn.Module):
         output = self(observation)
         if self.discrete:
             return Categorical(logits=output, validate_args=False)
-        own = observation[..., -self.own :] @ self.log_deviation if self.own else self.log_deviation
+        own = self.log_deviation[which_task(observation, self.own)] if self.own else self.log_deviation
         return Independent(Normal(output, own.exp().expand_as(output), validate_args=False), 1, validate_args=False)
 
     def predict(self, observation: Tensor) -> Prediction:

@@ -23,7 +23,7 @@ from quickstudy.methods.rl._policies import (
 
 
 class Distillation(Explorer):
-    r"""One policy from many: the teachers' distributions, not their actions, are matched (Rusu et al. 2016, equation 3).
+    r"""One policy from many: it matches the teachers' distributions, not their actions (Rusu et al. 2016, equation 3).
 
     .. math::
         L_{KL}(\theta) = \frac{1}{S} \sum_s \sum_a softmax(q^T_s / \tau)_a

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from quickstudy.core import Explorer, InputError, Kind, Prediction, Predictor, Problem, Replayed, Trajectory
-from quickstudy.methods.rl._critics import Critics, follow, target_of
+from quickstudy.methods.rl._critics import Critics, each_its_own, follow, target_of
 from quickstudy.methods.rl._policies import (
     Memoryless,
     Sharing,
@@ -20,6 +20,7 @@ from quickstudy.methods.rl._policies import (
     flat,
     net_for,
     of_task,
+    which_task,
 )
 
 
@@ -165,9 +166,11 @@ class SAC(Explorer):
 
     def judged(self, critics: Critics, inputs: Tensor, seen: Tensor, frozen: bool = False) -> Tensor:
         """What both critics say, of each task its own. Shape: ``[T, time, inputs]`` to ``[2, T, time, outputs]``."""
-        every = critics(inputs.flatten(0, 1), frozen=frozen).unflatten(1, seen.shape[:2])
-        if self.apart:  # two whole nets a task
-            every = every.unflatten(0, (2, self.heads)).movedim(1, -2).flatten(-2)
+        rows = inputs.flatten(0, 1)
+        if self.apart:
+            own = each_its_own(critics, rows, which_task(seen.flatten(0, 1), self.heads), self.heads, frozen=frozen)
+            return own.unflatten(1, seen.shape[:2])
+        every = critics(rows, frozen=frozen).unflatten(1, seen.shape[:2])
         return of_task(every, seen, self.heads) if self.heads else every
 
     def _noise(self, trajectory: Trajectory) -> Tensor:
