@@ -3,10 +3,10 @@
     python recipes/distillation/recipe.py            # five seeds, a few minutes on one core
 
 Ten goals in conflict (`ConflictingGoals`: opposite goals, mirrored robots, rewards 1 to 100 apart), ten teachers
-trained by PPO, each a net of its own that has seen its task alone (`heads=10, share="nothing"`). A student of the size of ONE
-teacher that sees the task's identity is distilled from them by KL (`Distillation`; `fit_imitation`, the student acts
-after the first round). What PPO itself cannot learn in one net (see recipes/multi-task-rl), distillation can: the
-divergences of all tasks have one scale, whatever the scale of their rewards.
+trained by PPO, each a net of its own that has seen its task alone (`heads=10, share="nothing"`). A student of the
+size of one teacher, which sees the task's identity, is distilled from them by KL (`Distillation`; in `fit_imitation`
+the student acts after the first round). What PPO itself cannot learn in one net (see recipes/multi-task-rl),
+distillation can: the divergences of all tasks have one scale, whatever the scale of their rewards.
 
 What can go wrong, by the lecture:
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
-from quickstudy.methods.rl._critics import Critics
+from quickstudy.methods.rl._critics import Critics, each_its_own
 from quickstudy.methods.rl._policies import Memoryless, check_actions, drawn_from, net
 
 
@@ -111,8 +111,13 @@ class HierarchicalImitation(Explorer):
     def surprises(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """Minus the log-likelihood of each step's skill, and of what the skill did. Shape: both ``[T, time]``."""
         skill, action = trajectory.action // self.each, trajectory.action % self.each
-        which, what = self.parts(trajectory.observation)
-        did = what.gather(-2, skill[..., None, None].expand(*skill.shape, 1, self.each)).squeeze(-2)
+        seen = trajectory.observation[..., : trajectory.observation.shape[-1] - self.tasks]
+        which = self.procedure(seen).log_softmax(-1)
+        did = (
+            each_its_own(self.skill, seen.flatten(0, 1), skill.flatten(), self.skills)
+            .log_softmax(-1)
+            .view(*skill.shape, self.each)
+        )
         return tuple(
             -part.gather(-1, index.unsqueeze(-1)).squeeze(-1) for part, index in ((which, skill), (did, action))
         )  # type: ignore[return-value]
