@@ -102,22 +102,20 @@ class Blind:
 
 
 class Told(Adviser):
-    """Teachers of a student that does not see the task: they are told it."""
+    """Teachers of a student that does not see the task: they are told it. The first ``wrong`` ones are others."""
 
-    def __init__(self, method: PPO, identity: Tensor, other: PPO | None = None, wrong: int = -1) -> None:
-        self.identity, self.other, self.swap = identity, other, identity[:, wrong : wrong + 1] if other else None
+    def __init__(self, method: PPO, identity: Tensor, other: PPO, wrong: int) -> None:
+        self.identity, self.other = identity, other
+        self.swap = identity[:, :wrong].sum(1, keepdim=True) > 0
         super().__init__(method)
 
     def advise(self, observation: Tensor) -> Tensor:
         told = torch.cat([observation, self.identity], 1)
-        right = Adviser(self.method).advise(told)
-        if self.other is None:
-            return right
-        return torch.where(self.swap > 0, Adviser(self.other).advise(told), right)
+        return torch.where(self.swap, Adviser(self.other).advise(told), Adviser(self.method).advise(told))
 
     def chosen(self, observation: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        mean, deviation = self.advise(observation).chunk(2, -1)
-        action = mean + deviation.exp() * torch.randn(mean.shape, generator=chance)
+        mean, log_deviation = self.advise(observation).chunk(2, -1)
+        action = mean + log_deviation.exp() * torch.randn(mean.shape, generator=chance)
         return action, torch.full((len(action),), torch.nan)
 
 

@@ -58,9 +58,12 @@ class Tasks:
 
     def places(self) -> np.ndarray[Any, Any]:
         """Where things stand and what is the goal. Shape: ``[environments * 50, numbers]``, padded with NaN."""
-        import pickle  # Meta-World's own way to hold a task; the bytes were made in this process
-
-        rows = [np.ravel(pickle.loads(task.data)["rand_vec"]) for tasks in self.goals for task in tasks]
+        rows = []
+        for made, tasks in zip(self.classes, self.goals, strict=True):
+            world = made()  # who is put to a task tells what it says
+            for task in tasks:
+                world.set_task(task)
+                rows.append(np.ravel(world._last_rand_vec))
         return np.stack([np.pad(row, (0, 9 - len(row)), constant_values=np.nan) for row in rows])
 
 
@@ -79,20 +82,12 @@ def tasks_of(benchmark: Benchmark, split: Literal["train", "test"], task: str, s
 
 @cache
 def benchmark_of(benchmark: Benchmark, task: str, seed: int) -> Any:
-    """The package's object; once in a process, for it takes a second an environment."""
+    """The package's object; once in a process, for it takes a second an environment.
+
+    It draws from numpy's global generator, which it leaves as it was where it is given a seed.
+    """
     made = getattr(metaworld, benchmark)
-    with _numpys_generator_kept():
-        return made(f"{task}-v3", seed=seed) if benchmark in ("MT1", "ML1") else made(seed=seed)
-
-
-class _numpys_generator_kept:  # noqa: N801
-    """Meta-World draws its goals from numpy's global generator; leaves it as it was."""
-
-    def __enter__(self) -> None:
-        self.state = np.random.get_state()  # noqa: NPY002
-
-    def __exit__(self, *_: object) -> None:
-        np.random.set_state(self.state)  # noqa: NPY002
+    return made(f"{task}-v3", seed=seed) if benchmark in ("MT1", "ML1") else made(seed=seed)
 
 
 class Arm(gymnasium.Env[Any, Any]):
