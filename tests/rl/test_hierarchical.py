@@ -60,8 +60,8 @@ def test_no_net_sees_which_task_it_is() -> None:
 
 def gradients(method: HierarchicalImitation, trials: Trajectory) -> list[bool]:
     """Whether the procedure and each skill learn from these demonstrations."""
-    last, skill = method.procedure[-1].weight, method.skill.weights[-1]  # type: ignore[union-attr]
-    of_procedure, of_skill = torch.autograd.grad(method.losses(trials).sum(), [last, skill])  # type: ignore[list-item]
+    last, skill = method.procedure[-1].weight, method.skill.weights[-1]
+    of_procedure, of_skill = torch.autograd.grad(method.losses(trials).sum(), [last, skill])
     return [bool(of_procedure.any()), *(bool(one.any()) for one in of_skill)]
 
 

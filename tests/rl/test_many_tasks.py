@@ -126,7 +126,7 @@ def test_what_a_task_moves(cls: type[PPO | SAC | DQN], kind: Kind, share: Sharin
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.grad is not None:
-                parameter -= 0.1 * parameter.grad
+                parameter.sub_(0.1 * parameter.grad)
         moved = (numbers(method.predict(steps.observation)) - before).abs().flatten(1).sum(1).view(-1, K).amax(0) > 1e-6
     assert moved.tolist() == [share == "trunk", True, share == "trunk"]
 

@@ -60,8 +60,8 @@ def test_environments_of_ml10_and_ml45_are_different_ones() -> None:
     from metaworld import env_dict
 
     for name, many in (("ML10_V3", 10), ("ML45_V3", 45)):
-        train, test = (set(getattr(env_dict, name)[split]) for split in ("train", "test"))
-        assert len(train) == many and len(test) == 5 and not train & test
+        names = [set(getattr(env_dict, name)[split]) for split in ("train", "test")]
+        assert [len(one) for one in names] == [many, 5] and not names[0] & names[1]
     train, test = (ours.MetaWorld("ML10", split=split) for split in ("train", "test"))
     assert len(train.names) == 10 and len(test.names) == 5 and not set(train.names) & set(test.names)
     assert train.known().shape == (500, 2) and train.problem.x_shape == (39,)

@@ -103,7 +103,9 @@ class Arm(gymnasium.Env[Any, Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (SEEN,), np.float64)
         self.action_space = spaces.Box(-1, 1, (4,), np.float32)
         self.lend, self.give_back, self.length = lend, give_back, length
-        self.number, self.task, self.world = -1, None, None
+        self.number = -1
+        self.task: Any = None
+        self.world: Any = None
         self.success, self.steps = False, 0
 
     def put(self, number: int, task: Any) -> None:
@@ -117,14 +119,12 @@ class Arm(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin anew. Nothing is left to chance: the task says where all stands."""
         super().reset(seed=seed)
-        assert self.world is not None
         self.world.set_task(self.task)
         self.success, self.steps = False, 0
         return self.world.reset()[0], {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; success is kept beside."""
-        assert self.world is not None
         observation, reward, _, _, info = self.world.step(action)
         self.success, self.steps = bool(info["success"]), self.steps + 1
         return observation, float(reward), False, self.steps >= self.length, {}
