@@ -11,7 +11,7 @@ from torch import nn
 from quickstudy.combine import PCGrad, mean
 from quickstudy.combine.pcgrad import project
 from quickstudy.core import InputError, Kind, Problem, Replayed
-from quickstudy.methods import DQN, PPO, SAC
+from quickstudy.methods import DQN, PPO, SAC, SoftQ
 from quickstudy.methods.rl._policies import Apart, Sharing, best_of, log_prob_of
 from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
@@ -101,19 +101,19 @@ def steps_of(kind: Kind, rows: int = 12) -> Replayed:
 
 MADE = [
     pytest.param(cls, kind, share, id=f"{cls.name}-{kind}-{share}")
-    for cls in (PPO, SAC, DQN)
+    for cls in (PPO, SAC, DQN, SoftQ)
     for kind in cls.acts
     for share in ("trunk", "nothing")
 ]
 
 
 @pytest.mark.parametrize(("cls", "kind", "share"), MADE)
-def test_methods_with_heads_obey_the_laws(cls: type[PPO | SAC | DQN], kind: Kind, share: Sharing) -> None:
+def test_methods_with_heads_obey_the_laws(cls: type[PPO | SAC | DQN | SoftQ], kind: Kind, share: Sharing) -> None:
     check_explorer(lambda problem: cls(problem, width=8, heads=K, share=share), SEEN[kind])
 
 
 @pytest.mark.parametrize(("cls", "kind", "share"), MADE)
-def test_what_a_task_moves(cls: type[PPO | SAC | DQN], kind: Kind, share: Sharing) -> None:
+def test_what_a_task_moves(cls: type[PPO | SAC | DQN | SoftQ], kind: Kind, share: Sharing) -> None:
     """A step down one task's losses moves what all tasks do with a common trunk, and its own only with none."""
     method, steps = cls(SEEN[kind], width=8, heads=K, share=share, generator=generator(0)), steps_of(kind)
     with torch.no_grad():
