@@ -10,11 +10,11 @@ distillation can: the divergences of all tasks have one scale, whatever the scal
 
 What can go wrong, by the lecture:
 
-- *a wrong teacher*: five tasks with one goal, robots that are faster or slower, and a student that does not see which
-  task it is in. The teachers agree, and the student is as good as they are. Then one of the five is replaced by a
+- *a wrong teacher*: three tasks with one goal, robots that are faster or slower, and a student that does not see which
+  task it is in. The teachers agree, and the student is as good as they are. Then one of the three is replaced by a
   policy that was trained to get away from the goal, and the student takes its share of that in all tasks.
 - *unrelated tasks compete*: the same ten teachers, or ten whose goals stand close together (an eighth of the circle, no
-  robot mirrored), distilled into students of two hidden units a layer.
+  robot mirrored), distilled into students of SMALL hidden units a layer.
 
 The figures are shares of tasks whose goal the robot stands at (within 0.1) after the last step, doing the middle of
 what it might do; intervals over seeds.
@@ -23,16 +23,19 @@ what it might do; intervals over seeds.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from quickstudy.core import Environment
+from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO, Distillation
 from quickstudy.methods.rl._policies import Memoryless, best_of
 from quickstudy.methods.rl.distillation import Adviser
@@ -40,7 +43,8 @@ from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
 from quickstudy.training import collect, fit_imitation, fit_rl
 
-K, SMALL, FOLDER, RUNS = 10, 2, Path(__file__).parent, Path("runs/distillation")
+K, SMALL, FOLDER, RUNS = 10, 5, Path(__file__).parent, Path("runs/distillation")
+Better = Literal["higher", "lower"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class OneGoal(ConflictingGoals):
 
 
 GOALS, COUSINS = ConflictingGoals(tasks=K), Cousins(tasks=K)
-SAME, AWAY = OneGoal(tasks=6), OneGoal(tasks=6, away=True)
+SAME, AWAY = OneGoal(tasks=3), OneGoal(tasks=3, away=True)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -122,37 +126,40 @@ class Told(Adviser):
 def distilled(env: Environment, teacher, seed: int, width: int = 64) -> Distillation:  # type: ignore[no-untyped-def]
     """The student: one net; it acts after the first round."""
     method = Distillation(env.problem, width=width, decay=0.0, generator=generator(200 + seed))
-    fit_imitation(
-        method, env, teacher, rounds=6, tasks=60, passes=250, lr=1e-2, generator=generator(300 + seed)
-    )
+    fit_imitation(method, env, teacher, rounds=4, tasks=60, passes=150, lr=1e-2, generator=generator(300 + seed))
     return method
 
 
-def success(env: Environment, goals: ConflictingGoals, policy: Memoryless) -> np.ndarray:
-    """Of each task: whether the robot is at the goal in the end."""
+def success(env: Environment, goals: ConflictingGoals, policy: Memoryless) -> float:
+    """Share of tasks whose robot is at the goal in the end."""
     tasks = goals.known()
     trials = collect(env, policy, tasks, generator(0))
-    return goals.success(trials.ends()[1][:, -1, :2], tasks).float().numpy()
+    return float(goals.success(trials.ends()[1][:, -1, :2], tasks).float().mean())
 
 
 def one_seed(seed: int) -> dict[str, float]:
-    """All that is measured."""
-    found = {}
-    for name, goals in (("conflict", GOALS), ("cousins", COUSINS)):
+    """All that is measured; kept in a file, so that a run that was stopped goes on."""
+    file = RUNS / f"seed-{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    begin, found = time.perf_counter(), {}
+    for name, goals in (("unrelated", GOALS), ("related", COUSINS)):
         env = SeesIdentity(goals)
         teacher = teachers(name, goals, seed)
-        found[f"{name} teachers"] = float(success(env, goals, best_of(teacher)).mean())
+        found[f"{name}: teachers"] = success(env, goals, best_of(teacher))
         for width in (64, SMALL):
-            student = distilled(env, lambda _, of=teacher: Adviser(of), seed, width)
-            found[f"{name} {width}"] = float(success(env, goals, best_of(student)).mean())
+            student = distilled(env, lambda _, of=teacher: Adviser(of), seed, width)  # type: ignore[misc]
+            found[f"{name}: {width}"] = success(env, goals, best_of(student))
     right, wrong = teachers("same", SAME, seed), teachers("away", AWAY, seed)
     seen = SeesIdentity(SAME)
-    found["same teachers"] = float(success(seen, SAME, best_of(right)).mean())
+    found["same: teachers"] = success(seen, SAME, best_of(right))
     blind = Blind(seen, SAME.tasks)
     identity = lambda tasks: torch.eye(SAME.tasks)[torch.cdist(tasks, SAME.known()).argmin(1)]  # noqa: E731
-    for name, other in (("all right", None), ("one wrong", wrong)):
-        student = distilled(blind, lambda tasks, of=other: Told(right, identity(tasks), of, 2), seed)  # type: ignore[misc]
-        found[name] = float(success(blind, SAME, best_of(student)).mean())
+    for many in (0, 1):
+        student = distilled(blind, lambda tasks, n=many: Told(right, identity(tasks), wrong, n), seed)  # type: ignore[misc]
+        found[f"same: {many} wrong"] = success(blind, SAME, best_of(student))
+    found["minutes"] = (time.perf_counter() - begin) / 60
+    file.write_text(json.dumps(found))
     return found
 
 
@@ -162,11 +169,35 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
-    begin = time.perf_counter()
     found = []
     for seed in range(seeds):
         found.append(one_seed(seed))
-        print(f"seed {seed} ({(time.perf_counter() - begin) / 60:.1f} min):", found[-1], flush=True)
+        print(f"seed {seed}:", found[-1], flush=True)
+    minutes = sum(one["minutes"] for one in found)
+
+    def row(what: str, metric: str, values: list[float], n: int, target: float, better: Better, source: str) -> Row:
+        result = between_seeds(values, n)
+        print(f"{what}: {result} of {values}", flush=True)
+        return Row(
+            "policy-distillation", what, metric, result.mean, result.low, result.high, n=n, seeds=seeds, target=target,
+            better=better, source=source, tier="cpu", minutes=minutes,
+            command="python recipes/distillation/recipe.py",
+        )  # fmt: skip
+
+    of = lambda key: [one[key] for one in found]  # noqa: E731
+    share = [a / b for a, b in zip(of("unrelated: 64"), of("unrelated: teachers"), strict=True)]
+    fall = [a - b for a, b in zip(of("same: 0 wrong"), of("same: 1 wrong"), strict=True)]
+    lead = [a - b for a, b in zip(of(f"related: {SMALL}"), of(f"unrelated: {SMALL}"), strict=True)]
+    record(FOLDER, [
+        row(f"{K} goals in conflict: one distilled net's success as a share of its {K} teachers'", "ratio", share, K,
+            0.97, "higher", "issue target"),
+        row("three teachers that agree: success of a student that does not see the task", "success",
+            of("same: 0 wrong"), 3, 0.97, "higher", "computed: the teachers' is 1"),
+        row("one of the three teachers is wrong: what all tasks lose by it", "success", fall, 3, 0.5, "higher",
+            "issue: one wrong teacher shown to hurt"),
+        row(f"students of {SMALL} hidden units: success in related tasks less that in unrelated ones", "success", lead,
+            K, 0.2, "higher", "issue: unrelated tasks shown to hurt"),
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ aim is the same order, and no larger a share than 11.6 / 19.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from quickstudy.core import Problem, Trajectory
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import HierarchicalImitation
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.methods.rl.hierarchical import best_sources
@@ -40,8 +42,7 @@ from quickstudy.training.fit_imitation import taught
 SKILLS, ACTIONS, SIZE = 4, 6, 7  # reach, grasp, carry, release; up, down, left, right, grip, stay
 CLEAR, NS, ENOUGH = 40, (2, 3, 4, 6, 8, 11, 15, 20, 28, 40, 56, 80), 0.9
 MOVES = torch.tensor([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0], [0, 0]])
-FOLDER = Path(__file__).parent
-T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}
+FOLDER, RUNS = Path(__file__).parent, Path("runs/hierarchical-imitation")
 
 
 @dataclass(frozen=True)
@@ -169,12 +170,14 @@ def one(seed: int, n: int, clear: Trajectory, alone: HierarchicalImitation) -> t
     return shares | {"per skill": success(composed(methods, choice))}, choice
 
 
-def one_seed(seed: int) -> tuple[dict[str, list[float]], list[int]]:
-    """Success of every way by n; the last choice of the nets. Stops once setting alone has succeeded twice."""
+def one_seed(seed: int) -> dict[str, list[float]]:
+    """Success of every way by n. Stops once setting alone has succeeded twice; kept in a file."""
+    file = RUNS / f"seed-{seed}.json"
+    if file.is_file():
+        return json.loads(file.read_text())
     clear = demonstrations(0, CLEAR, seed)
     alone = learned(clear, "clear", seed)
     curves: dict[str, list[float]] = {name: [] for name in (*SOURCES, "per skill")}
-    choice: list[int] = []
     for n in NS:
         shares, choice = one(seed, n, clear, alone)
         for name, share in shares.items():
@@ -182,7 +185,9 @@ def one_seed(seed: int) -> tuple[dict[str, list[float]], list[int]]:
         print(f"seed {seed}, n {n}: {shares}, {[list(SOURCES)[c] for c in choice]}", flush=True)
         if len(curves["set"]) > 1 and min(curves["set"][-2:]) >= ENOUGH:
             break
-    return curves, choice
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(curves))
+    return curves
 
 
 def needed(curve: list[float]) -> float:
@@ -198,14 +203,14 @@ def main() -> None:
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    curves = [one_seed(seed)[0] for seed in range(seeds)]
+    curves = [one_seed(seed) for seed in range(seeds)]
     minutes = (time.perf_counter() - begin) / 60
 
     def row(what: str, metric: str, values: list[float], target: float, source: str) -> Row:
-        middle, half = float(np.mean(values)), T[seeds] * float(np.std(values, ddof=1)) / seeds**0.5
-        print(f"{what}: {middle:.3f} +- {half:.3f} of {values}", flush=True)
+        result = between_seeds(values, seeds)
+        print(f"{what}: {result} of {values}", flush=True)
         return Row(
-            "hierarchical-imitation", what, metric, middle, middle - half, middle + half, n=seeds, seeds=seeds,
+            "hierarchical-imitation", what, metric, result.mean, result.low, result.high, n=seeds, seeds=seeds,
             target=target, better="lower", source=source, tier="cpu", minutes=minutes,
             command="python recipes/hierarchical-imitation/recipe.py",
         )  # fmt: skip

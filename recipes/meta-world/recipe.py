@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import DAgger
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.metaworld import MetaWorld
@@ -32,7 +33,6 @@ from quickstudy.training import collect, fit_imitation
 
 GOALS, FOLDER, RUNS = 4, Path(__file__).parent, Path("runs/meta-world")
 COMMAND = "PYTHONPATH=.metaworld python recipes/meta-world/recipe.py"
-T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 
 def generator(seed: int) -> torch.Generator:
@@ -78,12 +78,11 @@ def clone(seed: int) -> list[float]:
 
 
 def row(what: str, values: np.ndarray, n: int, seeds: int, target: float, source: str, minutes: float) -> Row:
-    middle, half = float(values.mean()), T.get(len(values), 1.96) * float(values.std(ddof=1)) / len(values) ** 0.5
-    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-    print(f"{what}: {middle:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+    result = between_seeds(values.tolist(), n, 0.0, 1.0)  # or between environments
+    print(f"{what}: {result}", flush=True)
     return Row(
-        "meta-world", what, "success", middle, low, high, n=n, seeds=seeds, target=target, better="higher",
-        source=source, tier="cpu", minutes=minutes, command=COMMAND,
+        "meta-world", what, "success", result.mean, result.low, result.high, n=n, seeds=seeds, target=target,
+        better="higher", source=source, tier="cpu", minutes=minutes, command=COMMAND,
     )  # fmt: skip
 
 
