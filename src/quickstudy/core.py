@@ -209,6 +209,20 @@ class Replayed(Trajectory):
 
 
 @dataclass(frozen=True)
+class Taught(Trajectory):
+    """Trials in which a teacher said what it thinks of every action, not only which it would take.
+
+    Args:
+        advice: logits; or mean and log-deviation of continuous actions, one behind the other.
+
+    Shape:
+        ``advice [T, time, actions]`` or ``[T, time, 2 a]``.
+    """
+
+    advice: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """What all tasks of a family have in common: the shapes, and how a prediction is scored.
 
@@ -453,6 +467,14 @@ class Imitates(Protocol):
 
     def teacher_share(self, round: int) -> float:
         """In how many of a round's steps the teacher acts, and the learner in the others; rounds count from 0."""
+
+
+@runtime_checkable
+class Advises(Protocol):
+    """A policy that teaches by saying what it thinks of every action, not only which it takes."""
+
+    def advise(self, observation: Tensor) -> Tensor:
+        """Logits, or mean and log-deviation. Shape: ``[T, *o]`` to ``[T, actions]`` or ``[T, 2 a]``."""
 
 
 @runtime_checkable

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from quickstudy.combine import PCGrad, mean
 from quickstudy.combine.pcgrad import project
-from quickstudy.core import InputError
-from quickstudy.methods import PPO
-from quickstudy.methods.rl._policies import best_of
+from quickstudy.core import InputError, Kind, Problem, Replayed
+from quickstudy.methods import DQN, PPO, SAC, SoftQ
+from quickstudy.methods.rl._policies import Apart, Sharing, best_of, log_prob_of
 from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
+from quickstudy.testing import check_explorer
+from quickstudy.testing._law import numbers
 from quickstudy.training import collect, fit_rl
 
 
@@ -74,3 +78,85 @@ def test_heads_reach_goals_in_conflict() -> None:
     trials = collect(env, best_of(method), tasks, generator(3))
     there = trials.ends()[1][:, -1, :2]
     assert float((there - tasks[:, :2]).norm(dim=1).max()) < 0.3
+
+
+K = 3
+KINDS: tuple[Kind, ...] = ("classification", "regression")
+SEEN = {kind: Problem((2 + K,), kind, 2) for kind in KINDS}
+
+
+def steps_of(kind: Kind, rows: int = 12) -> Replayed:
+    """Made-up steps, row i of task i % K."""
+    identity = torch.eye(K)[torch.arange(rows) % K].unsqueeze(1)
+    see = lambda seed: torch.cat([torch.randn(rows, 1, 2, generator=generator(seed)), identity], -1)  # noqa: E731
+    discrete = kind == "classification"
+    chosen, moves = torch.randint(2, (rows, 1), generator=generator(1)), torch.randn(rows, 1, 2, generator=generator(1))
+    action = chosen if discrete else moves.tanh()
+    zero = torch.zeros(rows, 1)
+    return Replayed(
+        see(0), action, torch.randn(rows, 1, generator=generator(2)), zero, zero, zero, see(3),
+        noise=torch.randn(rows, 1, 2, 2, generator=generator(4)),
+    )  # fmt: skip
+
+
+MADE = [
+    pytest.param(cls, kind, share, id=f"{cls.name}-{kind}-{share}")
+    for cls in (PPO, SAC, DQN, SoftQ)
+    for kind in cls.acts
+    for share in ("trunk", "nothing")
+]
+
+
+@pytest.mark.parametrize(("cls", "kind", "share"), MADE)
+def test_methods_with_heads_obey_the_laws(cls: type[PPO | SAC | DQN | SoftQ], kind: Kind, share: Sharing) -> None:
+    check_explorer(lambda problem: cls(problem, width=8, heads=K, share=share), SEEN[kind])
+
+
+@pytest.mark.parametrize(("cls", "kind", "share"), MADE)
+def test_what_a_task_moves(cls: type[PPO | SAC | DQN | SoftQ], kind: Kind, share: Sharing) -> None:
+    """A step down one task's losses moves what all tasks do with a common trunk, and its own only with none."""
+    method, steps = cls(SEEN[kind], width=8, heads=K, share=share, generator=generator(0)), steps_of(kind)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator(7)), alpha=0.3)
+        before = numbers(method.predict(steps.observation))
+        if isinstance(method, PPO):  # as if it had acted itself: no ratio is clipped
+            steps = replace(steps, log_prob=log_prob_of(method.actor, steps)[0])
+    (method.losses(steps) * (torch.arange(12) % K == 1)).sum().backward()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(0.1 * parameter.grad)
+        moved = (numbers(method.predict(steps.observation)) - before).abs().flatten(1).sum(1).view(-1, K).amax(0) > 1e-6
+    assert moved.tolist() == [share == "trunk", True, share == "trunk"]
+
+
+@pytest.mark.parametrize("share", ["trunk", "nothing"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_critics_of_a_task_are_the_ones_that_its_loss_is_made_of(kind: Kind, share: Sharing) -> None:
+    """Each task's losses hang on its own outputs, its own temperature, and both of its critics."""
+    method, steps = SAC(SEEN[kind], width=8, heads=K, share=share, generator=generator(0)), steps_of(kind)
+    losses = method.losses(steps)
+    last = method.critics.weights[-1]
+    for task in range(K):
+        of_values, of_temperature = torch.autograd.grad(
+            losses[task::K].sum(), [last, method.log_temperature], retain_graph=True
+        )
+        assert (of_temperature != 0).tolist() == [other == task for other in range(K)]
+        # two critics, and their outputs task by task: side by side in the last layer, or in nets of their own
+        own = of_values.unflatten(-1, (K, -1)).abs().sum((1, 3)) if share == "trunk" else of_values.abs().sum((1, 2))
+        assert (own.view(2, K) != 0).tolist() == [[other == task for other in range(K)]] * 2
+
+
+def test_nets_that_share_nothing_are_single_nets_side_by_side() -> None:
+    apart = Apart(SEEN["regression"], 8, 2, K, generator(0))
+    seen = torch.cat([torch.randn(2, 4, 2, generator=generator(1)), torch.eye(K)[1].expand(2, 4, K)], -1)
+    h = seen
+    for i, (weight, bias) in enumerate(zip(apart.nets.weights, apart.nets.biases, strict=True)):
+        h = (h.relu() if i else h) @ weight[1] + bias[1]
+    torch.testing.assert_close(apart(seen), h)
+
+
+def test_an_unknown_sharing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"share 'trunk' or 'nothing'.*Found 'some'"):
+        DQN(SEEN["classification"], heads=K, share="some")  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def settled(method: DQN | SoftQ, steps: Replayed, chance: Tensor, sweeps: int) -
 
 
 def tabular(method: DQN | SoftQ, values: Tensor) -> DQN | SoftQ:
-    method.q, method.target = Table(values), Table(values).requires_grad_(False)  # type: ignore[assignment]
+    method.q, method.target = Table(values), Table(values).requires_grad_(False)
     return method
 
 

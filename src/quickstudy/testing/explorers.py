@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributions import Distribution
 
-from quickstudy.core import Explorer, Kind, Prediction, Problem, Replayed, Trajectory
+from quickstudy.core import Explorer, Imitates, Kind, Prediction, Problem, Replayed, Taught, Trajectory
 from quickstudy.testing._cases import frozen
 from quickstudy.testing._law import (
     ConformanceError,
@@ -67,7 +67,8 @@ def check_explorer(factory: Factory, problem: Problem | None = None) -> None:
     found: list[tuple[str, str, ConformanceError]] = []
     with precision(torch.float64):
         for one in [KINDS[kind] for kind in kinds] if problem is None else [problem]:
-            case = _Case(factory, one, _trials(one), _normal(5, TASKS, LATER, *one.x_shape))
+            trials = _trials(one, isinstance(factory(one), Imitates))
+            case = _Case(factory, one, trials, _normal(5, TASKS, LATER, *one.x_shape))
             where = "trials" if one.kind == "classification" else "trials of continuous actions"
             for law in EXPLORER_LAWS:
                 error = obey(law, case)
@@ -80,15 +81,15 @@ def _normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _trials(problem: Problem) -> Replayed:
-    """What T tasks' policies saw and did, with all that any method that acts may read."""
+def _trials(problem: Problem, taught: bool) -> Trajectory:
+    """What T tasks' policies saw and did, with all that any method that acts may read; or that a teacher said it."""
     discrete, n = problem.kind == "classification", problem.n_outputs
     generator = torch.Generator().manual_seed(3)
     done = torch.zeros(TASKS, TIME, dtype=torch.float64)
     done[:, TIME // 2] = 1  # trials of two episodes
     terminated = done.clone()
     terminated[0] = 0  # the first task's episodes are cut off
-    return Replayed(
+    trials = Trajectory(
         observation=_normal(1, TASKS, TIME, *problem.x_shape),
         action=torch.randint(n, (TASKS, TIME), generator=generator) if discrete else _normal(2, TASKS, TIME, n).tanh(),
         reward=_normal(3, TASKS, TIME),
@@ -96,8 +97,10 @@ def _trials(problem: Problem) -> Replayed:
         log_prob=torch.full((TASKS, TIME), 1 / n, dtype=torch.float64).log(),
         terminated=terminated,
         after=_normal(4, TASKS, TIME, *problem.x_shape),
-        noise=_normal(6, TASKS, TIME, 2, n),
     )
+    if taught:
+        return Taught(**vars(trials), advice=_normal(6, TASKS, TIME, n if discrete else 2 * n))
+    return Replayed(**vars(trials), noise=_normal(6, TASKS, TIME, 2, n))
 
 
 def logits_have_the_right_shape(case: _Case) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Imitates, InputError, Policy, Trajectory
+from quickstudy.core import Advises, Environment, Explorer, Imitates, InputError, Policy, Taught, Trajectory
 from quickstudy.training._loop import Combine, Descent, Progress, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import collect
@@ -22,6 +23,7 @@ class _Taught:
 
     def __init__(self, teacher: Policy, learner: Policy, share: float) -> None:
         self.teacher, self.learner, self.share = teacher, learner, share
+        self.right: list[Tensor] = []
         self.advice: list[Tensor] = []
 
     def start(self, n_tasks: int) -> Tensor:
@@ -39,7 +41,9 @@ class _Taught:
         mind, other = self._apart(memory)
         right, _, mind = self.teacher.act(observation, mind, generator)
         own, log_prob, other = self.learner.act(observation, other, generator)
-        self.advice.append(right)
+        self.right.append(right)
+        if isinstance(self.teacher, Advises):
+            self.advice.append(self.teacher.advise(observation))
         leads = torch.rand(len(right), generator=generator, device=right.device) < self.share
         action = right.where(leads.view(-1, *[1] * (right.ndim - 1)), own)
         return action, log_prob, torch.cat([mind.flatten(1), other.flatten(1)], 1)
@@ -60,6 +64,8 @@ def taught(
 ) -> Trajectory:
     """One trial of every task, whose actions are what the teacher would have done, whoever acted.
 
+    Where the teacher says what it thinks of every action (``advise``), that is noted too.
+
     Args:
         environment: where to act.
         learner: acts in the steps in which the teacher does not.
@@ -70,7 +76,8 @@ def taught(
     """
     both = _Taught(teacher, learner, share)
     trials = collect(environment, both, tasks, generator)
-    return Trajectory(**{**vars(trials), "action": torch.stack(both.advice, 1)})
+    done = {**vars(trials), "action": torch.stack(both.right, 1)}
+    return Taught(**done, advice=torch.stack(both.advice, 1)) if both.advice else Trajectory(**done)
 
 
 def fit_imitation(
@@ -130,7 +137,8 @@ def fit_imitation(
     saved = descent.load(resume)
     if saved is not None:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
-        data = [Trajectory(**under("data/", saved[0]))]
+        kept = under("data/", saved[0])
+        data = [Taught(**kept) if "advice" in kept else Trajectory(**kept)]
     method.train()
     for turn in range(start, rounds):
         draw = environment.sample(tasks, generator)
@@ -153,4 +161,4 @@ def fit_imitation(
 
 def joined(trials: list[Trajectory]) -> Trajectory:
     """All trials in one, along the task axis."""
-    return Trajectory(**{name: torch.cat([vars(one)[name] for one in trials]) for name in vars(trials[0])})
+    return replace(trials[0], **{name: torch.cat([vars(one)[name] for one in trials]) for name in vars(trials[0])})

@@ -4,8 +4,10 @@ from quickstudy.methods.rl.actor_critic import ActorCritic
 from quickstudy.methods.rl.behaviour_cloning import BehaviourCloning
 from quickstudy.methods.rl.dagger import DAgger
 from quickstudy.methods.rl.ddpg import DDPG
+from quickstudy.methods.rl.distillation import Distillation
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
+from quickstudy.methods.rl.hierarchical import HierarchicalImitation
 from quickstudy.methods.rl.ppo import PPO
 from quickstudy.methods.rl.reinforce import Reinforce
 from quickstudy.methods.rl.rl2 import RL2
@@ -15,5 +17,6 @@ from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
     "DDPG", "DQN", "PPO", "RL2", "SAC", "TRPO",
-    "ActorCritic", "BehaviourCloning", "DAgger", "FittedQ", "Reinforce", "SoftQ",
+    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "HierarchicalImitation",
+    "Reinforce", "SoftQ",
 ]  # fmt: skip

@@ -20,7 +20,7 @@ class Critics(nn.Module):
         generator: draws the initial weights.
 
     Shape:
-        ``[n, sizes[0]]`` to ``[k, n, sizes[-1]]``.
+        ``[n, sizes[0]]``, or ``[k, n, sizes[0]]`` where each sees something else, to ``[k, n, sizes[-1]]``.
     """
 
     def __init__(self, k: int, sizes: Sequence[int], generator: torch.Generator) -> None:
@@ -35,12 +35,35 @@ class Critics(nn.Module):
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Values; with ``frozen`` a gradient reaches the inputs and not the weights."""
-        h = x.expand(self.k, *x.shape)
+        h = x if x.ndim == 3 else x.expand(self.k, *x.shape)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:
                 weight, bias = weight.detach(), bias.detach()
             h = torch.baddbmm(bias, h.relu() if i else h, weight)
         return h
+
+
+def each_its_own(nets: Critics, x: Tensor, task: Tensor, tasks: int, frozen: bool = False) -> Tensor:
+    """What a task's own nets say of its inputs: rows are grouped by task, and each group goes through its own nets.
+
+    Args:
+        nets: k nets a task: ``tasks`` first ones, then ``tasks`` second ones, and so on.
+        x: inputs.
+        task: whose they are.
+        tasks: how many there are.
+        frozen: whether a gradient reaches the inputs and not the weights.
+
+    Shape:
+        ``x [n, i]``, ``task [n]``; gives ``[k, n, outputs]``.
+    """
+    order = task.argsort(stable=True)
+    count, whose = torch.bincount(task, minlength=tasks), task[order]
+    place = torch.arange(len(task), device=task.device) - (count.cumsum(0) - count)[whose]
+    group = x.new_zeros(tasks, int(count.max()), x.shape[1])
+    group[whose, place] = x[order]
+    k = nets.k // tasks
+    said = nets(group.repeat(k, 1, 1), frozen=frozen).unflatten(0, (k, tasks))[:, whose, place]
+    return said[:, order.argsort()]
 
 
 Net = TypeVar("Net", bound=nn.Module)

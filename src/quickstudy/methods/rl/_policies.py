@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal
 
 from quickstudy.core import InputError, Kind, Prediction, Problem, Trajectory
+from quickstudy.methods.rl._critics import Critics, each_its_own
 from quickstudy.nets import MLP
 
 
@@ -46,6 +47,33 @@ def net(problem: Problem, width: int, outputs: int, generator: torch.Generator) 
     return made
 
 
+def check_identity(problem: Problem, tasks: int) -> None:
+    """Refuse observations that cannot end with the task's identity.
+
+    Raises:
+        InputError: they are not flat, or too short to hold it.
+    """
+    if len(problem.x_shape) != 1 or problem.x_shape[0] < tasks:
+        raise InputError(
+            f"Expected observations whose last {tasks} numbers are the task's identity, one-hot. Found shape "
+            f"{problem.x_shape}. Wrap the environment in SeesIdentity, or set heads=0."
+        )
+
+
+def which_task(seen: Tensor, tasks: int) -> Tensor:
+    """The task that is seen. Shape: ``[..., o]``, which ends with the identity, to ``[...]``."""
+    return seen[..., -tasks:].argmax(-1)
+
+
+def of_task(every: Tensor, seen: Tensor, tasks: int) -> Tensor:
+    """The outputs of the task that is seen, among those of all tasks side by side.
+
+    Shape:
+        ``every [..., tasks * outputs]``, ``seen [..., o]``, which ends with the identity; gives ``[..., outputs]``.
+    """
+    return (seen[..., -tasks:].unsqueeze(-1) * every.unflatten(-1, (tasks, -1))).sum(-2)
+
+
 class Heads(nn.Module):
     """Hidden layers that all tasks share, and a last layer for each.
 
@@ -65,18 +93,68 @@ class Heads(nn.Module):
 
     def __init__(self, problem: Problem, width: int, outputs: int, heads: int, generator: torch.Generator) -> None:
         super().__init__()
-        if len(problem.x_shape) != 1 or problem.x_shape[0] < heads:
-            raise InputError(
-                f"Expected observations whose last {heads} numbers are the task's identity, one-hot. Found shape "
-                f"{problem.x_shape}. Wrap the environment in SeesIdentity, or set heads=0."
-            )
+        check_identity(problem, heads)
         self.heads = heads
         self.net = net(problem, width, heads * outputs, generator)
 
     def forward(self, seen: Tensor) -> Tensor:
         """The task's own outputs."""
-        every = self.net(seen).unflatten(-1, (self.heads, -1))
-        return (seen[..., -self.heads :].unsqueeze(-1) * every).sum(-2)
+        return of_task(self.net(seen), seen, self.heads)
+
+
+class Apart(nn.Module):
+    """A whole net for each task, which shares nothing: what sharing is compared with. All compute side by side.
+
+    Args:
+        problem: its observations end with the task's identity, one-hot over ``tasks`` tasks.
+        width: of the two hidden layers of each net.
+        outputs: of each net.
+        tasks: how many.
+        generator: draws the initial weights.
+
+    Shape:
+        ``[..., o]`` to ``[..., outputs]``.
+
+    Raises:
+        InputError: observations are not flat, or too short to hold the identity.
+    """
+
+    def __init__(self, problem: Problem, width: int, outputs: int, tasks: int, generator: torch.Generator) -> None:
+        super().__init__()
+        check_identity(problem, tasks)
+        self.nets = Critics(tasks, (problem.x_shape[0], width, width, outputs), generator)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The task's own net's outputs."""
+        rows = seen.flatten(0, -2)
+        own = each_its_own(self.nets, rows, which_task(rows, self.nets.k), self.nets.k)
+        return own.squeeze(0).unflatten(0, seen.shape[:-1])
+
+
+Sharing = Literal["trunk", "nothing"]
+
+
+def net_for(
+    problem: Problem, width: int, outputs: int, generator: torch.Generator, heads: int = 0, share: Sharing = "trunk"
+) -> nn.Module:
+    """A net of the kind that was asked for: one for all tasks, with a head for each, or a whole one for each.
+
+    Args:
+        problem: what is seen.
+        width: of the two hidden layers.
+        outputs: of the net.
+        generator: draws the initial weights.
+        heads: how many tasks have their own; 0 for one net for all.
+        share: what tasks with their own have in common: the hidden layers ("trunk") or "nothing".
+
+    Raises:
+        InputError: no such sharing; observations that cannot end with the identity.
+    """
+    if share not in ("trunk", "nothing"):
+        raise InputError(f"Expected share 'trunk' or 'nothing'. Found {share!r}.")
+    if not heads:
+        return net(problem, width, outputs, generator)
+    return (Heads if share == "trunk" else Apart)(problem, width, outputs, heads, generator)
 
 
 class Actor(nn.Module):
@@ -91,6 +169,7 @@ class Actor(nn.Module):
         generator: draws the initial weights.
         deviation: first :math:`\sigma`.
         heads: last layers, one a task, where observations end with the task's identity; 0 for one that all share.
+        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing".
 
     Shape:
         ``[..., *o]`` to a distribution over ``[...]`` or ``[..., a]``; two leading axes or one.
@@ -99,16 +178,21 @@ class Actor(nn.Module):
     net: nn.Module
 
     def __init__(
-        self, problem: Problem, width: int, generator: torch.Generator, deviation: float = 0.6, heads: int = 0
+        self,
+        problem: Problem,
+        width: int,
+        generator: torch.Generator,
+        deviation: float = 0.6,
+        heads: int = 0,
+        share: Sharing = "trunk",
     ) -> None:
         super().__init__()
         self.axes, self.discrete = len(problem.x_shape), problem.kind == "classification"
-        if heads:
-            self.net = Heads(problem, width, problem.n_outputs, heads, generator)
-        else:
-            self.net = net(problem, width, problem.n_outputs, generator)
+        self.net = net_for(problem, width, problem.n_outputs, generator, heads, share)
         if not self.discrete:
-            self.log_deviation = nn.Parameter(torch.full((problem.n_outputs,), math.log(deviation)))
+            self.own = heads if share == "nothing" else 0  # where nothing is shared, each task has its deviation
+            shape = (self.own, problem.n_outputs) if self.own else (problem.n_outputs,)
+            self.log_deviation = nn.Parameter(torch.full(shape, math.log(deviation)))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Logits, or the mean action."""
@@ -116,19 +200,15 @@ class Actor(nn.Module):
 
     def distribution(self, observation: Tensor) -> Distribution:
         """Over the actions."""
-        return self.around(self(observation))
-
-    def around(self, output: Tensor) -> Distribution:
-        """The distribution that an output of the net stands for."""
+        output = self(observation)
         if self.discrete:
             return Categorical(logits=output, validate_args=False)
-        deviation = self.log_deviation.exp().expand_as(output)
-        return Independent(Normal(output, deviation, validate_args=False), 1, validate_args=False)
+        own = self.log_deviation[which_task(observation, self.own)] if self.own else self.log_deviation
+        return Independent(Normal(output, own.exp().expand_as(output), validate_args=False), 1, validate_args=False)
 
     def predict(self, observation: Tensor) -> Prediction:
         """What ``adapt`` promises: logits, or a distribution."""
-        output = self(observation)
-        return output if self.discrete else self.around(output)
+        return self(observation) if self.discrete else self.distribution(observation)
 
 
 def flat(observation: Tensor, axes: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quickstudy.core import Explorer, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._critics import follow, target_of
-from quickstudy.methods.rl._policies import Memoryless, check_actions, flat, net
+from quickstudy.methods.rl._policies import Memoryless, Sharing, check_actions, flat, net_for
 
 
 class DQN(Explorer):
@@ -31,6 +31,10 @@ class DQN(Explorer):
         double: whether the trained net chooses the action that the target net values.
         rate: how fast the target follows, a share a step.
         bounds: what values are known to lie between; targets are clipped to it. None where nothing is known.
+        heads: last layers, one a task, where observations end with the task's identity (see
+            :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
+        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
+            independent.
         generator: draws the initial weights.
 
     Shape:
@@ -59,13 +63,15 @@ class DQN(Explorer):
         double: bool = True,
         rate: float = 0.01,
         bounds: tuple[float, float] | None = None,
+        heads: int = 0,
+        share: Sharing = "trunk",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
         check_actions(self.name, self.acts, problem)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.explore, self.doubled, self.rate, self.bounds = discount, explore, double, rate, bounds
-        self.q = net(problem, width, problem.n_outputs, generator)
+        self.q = net_for(problem, width, problem.n_outputs, generator, heads, share)
         self.target = target_of(self.q)
 
     def explorer(self) -> Memoryless:

@@ -10,12 +10,12 @@ from torch import Tensor
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import (
     Actor,
-    Heads,
     Memoryless,
+    Sharing,
     check_actions,
     drawn_from,
     log_prob_of,
-    net,
+    net_for,
 )
 from quickstudy.methods.rl._returns import Value, judge, value_error
 
@@ -41,6 +41,8 @@ class PPO(Explorer):
         entropy_weight: c_2.
         heads: last layers of policy and value, one a task, where observations end with the task's identity (see
             :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
+        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
+            independent policies, trained side by side.
         generator: draws the initial weights.
 
     Shape:
@@ -72,6 +74,7 @@ class PPO(Explorer):
         value_weight: float = 0.5,
         entropy_weight: float = 0.0,
         heads: int = 0,
+        share: Sharing = "trunk",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -79,9 +82,8 @@ class PPO(Explorer):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.gae, self.clip = discount, gae, clip
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.actor = Actor(problem, width, generator, heads=heads)
-        value = Heads(problem, width, 1, heads, generator) if heads else net(problem, width, 1, generator)
-        self.value = Value(value, discount)
+        self.actor = Actor(problem, width, generator, heads=heads, share=share)
+        self.value = Value(net_for(problem, width, 1, generator, heads, share), discount)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""

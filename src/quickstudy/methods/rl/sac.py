@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from quickstudy.core import Explorer, InputError, Kind, Prediction, Predictor, Problem, Replayed, Trajectory
-from quickstudy.methods.rl._critics import Critics, follow, target_of
-from quickstudy.methods.rl._policies import Memoryless, SquashedNormal, check_actions, drawn_from, flat, net
+from quickstudy.methods.rl._critics import Critics, each_its_own, follow, target_of
+from quickstudy.methods.rl._policies import (
+    Memoryless,
+    Sharing,
+    SquashedNormal,
+    check_actions,
+    drawn_from,
+    flat,
+    net_for,
+    of_task,
+    which_task,
+)
 
 
 class SAC(Explorer):
@@ -37,6 +47,10 @@ class SAC(Explorer):
         learn_temperature: whether alpha moves so that the entropy comes to ``entropy``.
         entropy: the entropy to aim at; None stands for minus the number of continuous actions' dimensions, and for
             half of the largest possible for discrete ones.
+        heads: last layers of policy and critics, one a task, and a temperature for each, where observations end with
+            the task's identity (see :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
+        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
+            independent.
         generator: draws the initial weights.
 
     Shape:
@@ -68,6 +82,8 @@ class SAC(Explorer):
         temperature: float = 0.2,
         learn_temperature: bool = True,
         entropy: float | None = None,
+        heads: int = 0,
+        share: Sharing = "trunk",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -76,11 +92,15 @@ class SAC(Explorer):
         self.discount, self.rate, self.discrete = discount, rate, problem.kind == "classification"
         actions, seen = problem.n_outputs, math.prod(problem.x_shape)
         self.aim = entropy if entropy is not None else 0.5 * math.log(actions) if self.discrete else -float(actions)
-        shape = (seen, width, width, actions) if self.discrete else (seen + actions, width, width, 1)
-        self.actor = net(problem, width, actions if self.discrete else 2 * actions, generator)
-        self.critics = Critics(2, shape, generator)
+        self.heads, self.apart = heads, heads > 0 and share == "nothing"
+        inputs, outputs = (seen, actions) if self.discrete else (seen + actions, 1)
+        self.actor = net_for(problem, width, actions if self.discrete else 2 * actions, generator, heads, share)
+        # with heads, a critic gives the values of all tasks side by side; where nothing is shared, each task has two
+        wide = outputs if self.apart else outputs * max(heads, 1)
+        self.critics = Critics(2 * heads if self.apart else 2, (inputs, width, width, wide), generator)
         self.target = target_of(self.critics)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learn_temperature)
+        first = torch.full((heads,) if heads else (), math.log(temperature))
+        self.log_temperature = nn.Parameter(first, requires_grad=learn_temperature)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
@@ -107,7 +127,8 @@ class SAC(Explorer):
         """The losses of critics, policy and temperature, added, task by task. Shape: ``[T]``."""
         terminated, after = trajectory.ends()
         noise = self._noise(trajectory)
-        temperature = self.log_temperature.exp().detach()
+        log_temperature = self.own_temperature(trajectory.observation)
+        temperature = log_temperature.exp().detach()
         with torch.no_grad():
             reward, entropy = self.worth(after, noise[:, :, 1], self.target)
             following = reward + temperature * entropy
@@ -117,28 +138,40 @@ class SAC(Explorer):
         policy = -(reward + temperature * entropy)
         loss = error + policy
         if self.log_temperature.requires_grad:
-            loss = loss + self.log_temperature * (entropy.detach() - self.aim)
+            loss = loss + log_temperature * (entropy.detach() - self.aim)
         return loss.mean(1)
+
+    def own_temperature(self, observation: Tensor) -> Tensor:
+        """The logarithm of each task's temperature. Shape: ``[T, time]``, or none where all share one."""
+        return (observation[..., -self.heads :] * self.log_temperature).sum(-1) if self.heads else self.log_temperature
 
     def value(self, trajectory: Trajectory) -> Tensor:
         """Both critics' values of what was done. Shape: ``[2, T, time]``."""
         seen = flat(trajectory.observation, len(self.problem.x_shape))
         if self.discrete:
-            every = self.critics(seen.flatten(0, 1)).unflatten(1, seen.shape[:2])
+            every = self.judged(self.critics, seen, seen)
             return every.gather(-1, trajectory.action.expand(2, -1, -1).unsqueeze(-1)).squeeze(-1)
-        both = torch.cat([seen, trajectory.action], -1)
-        return self.critics(both.flatten(0, 1)).squeeze(-1).unflatten(1, seen.shape[:2])
+        return self.judged(self.critics, torch.cat([seen, trajectory.action], -1), seen).squeeze(-1)
 
     def worth(self, observation: Tensor, noise: Tensor, critics: Critics) -> tuple[Tensor, Tensor]:
         """The smaller value of what the policy would do, and its entropy; critics are held. Shape: ``[T, time]``."""
         seen, over = flat(observation, len(self.problem.x_shape)), self.distribution(observation)
         if isinstance(over, Categorical):
-            values = critics(seen.flatten(0, 1), frozen=True).amin(0).unflatten(0, seen.shape[:2])
+            values = self.judged(critics, seen, seen, frozen=True).amin(0)
             return (over.probs * values).sum(-1), over.entropy()
         assert isinstance(over, SquashedNormal)
         action, log_prob = over.at(noise)
-        both = torch.cat([seen, action], -1).flatten(0, 1)
-        return critics(both, frozen=True).amin(0).view_as(log_prob), -log_prob
+        values = self.judged(critics, torch.cat([seen, action], -1), seen, frozen=True)
+        return values.amin(0).squeeze(-1), -log_prob
+
+    def judged(self, critics: Critics, inputs: Tensor, seen: Tensor, frozen: bool = False) -> Tensor:
+        """What both critics say, of each task its own. Shape: ``[T, time, inputs]`` to ``[2, T, time, outputs]``."""
+        rows = inputs.flatten(0, 1)
+        if self.apart:
+            own = each_its_own(critics, rows, which_task(seen.flatten(0, 1), self.heads), self.heads, frozen=frozen)
+            return own.unflatten(1, seen.shape[:2])
+        every = critics(rows, frozen=frozen).unflatten(1, seen.shape[:2])
+        return of_task(every, seen, self.heads) if self.heads else every
 
     def _noise(self, trajectory: Trajectory) -> Tensor:
         """The data's draws. Shape: ``[T, time, 2, a]``."""

@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 from quickstudy.core import Explorer, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._critics import follow, target_of
-from quickstudy.methods.rl._policies import Memoryless, check_actions, drawn_from, flat, net
+from quickstudy.methods.rl._policies import Memoryless, Sharing, check_actions, drawn_from, flat, net_for
 
 
 class SoftQ(Explorer):
@@ -30,6 +30,10 @@ class SoftQ(Explorer):
         discount: gamma.
         temperature: alpha; towards 0 this is Q-learning.
         rate: how fast the target follows, a share a step.
+        heads: last layers, one a task, where observations end with the task's identity (see
+            :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
+        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
+            independent.
         generator: draws the initial weights.
 
     Shape:
@@ -57,13 +61,15 @@ class SoftQ(Explorer):
         discount: float = 0.99,
         temperature: float = 0.1,
         rate: float = 0.01,
+        heads: int = 0,
+        share: Sharing = "trunk",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
         check_actions(self.name, self.acts, problem)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.temperature, self.rate = discount, temperature, rate
-        self.q = net(problem, width, problem.n_outputs, generator)
+        self.q = net_for(problem, width, problem.n_outputs, generator, heads, share)
         self.target = target_of(self.q)
 
     def explorer(self) -> Memoryless:
