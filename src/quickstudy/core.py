@@ -518,8 +518,12 @@ class Teaches(Protocol):
     Its ``sample`` draws from what it would have met next. What it has learned is part of a run, and is saved with it.
     """
 
-    def met(self, tasks: Tensor, returns: Tensor, generator: torch.Generator) -> None:
-        """Called with tasks of which an episode ended and its total reward, ``[n, *task]`` and ``[n]``."""
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
+        """Called with tasks of which an episode ended, its total reward, and what it led to.
+
+        Shape:
+            tasks ``[n, *task]``, returns ``[n]``, last observations ``[n, *o]``.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """What it has learned so far."""

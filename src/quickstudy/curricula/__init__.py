@@ -2,6 +2,19 @@
 
 from quickstudy.curricula.alp_gmm import AlpGmm
 from quickstudy.curricula.goal_gan import GoalGAN
+from quickstudy.curricula.latent import LatentGoals
+from quickstudy.curricula.skew_fit import Counted, Imagined, SkewFit, skewed
 from quickstudy.curricula.taught import Anywhere, Curriculum, Taught
 
-__all__ = ["AlpGmm", "Anywhere", "Curriculum", "GoalGAN", "Taught"]
+__all__ = [
+    "AlpGmm",
+    "Anywhere",
+    "Counted",
+    "Curriculum",
+    "GoalGAN",
+    "Imagined",
+    "LatentGoals",
+    "SkewFit",
+    "Taught",
+    "skewed",
+]

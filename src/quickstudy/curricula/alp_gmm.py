@@ -89,7 +89,7 @@ class AlpGmm(Curriculum):
         chance = torch.rand(n, 1, generator=generator, device=tasks.device)
         return tasks.where(chance < self.random, found.clamp(self.low, self.high))
 
-    def met(self, tasks: Tensor, returns: Tensor, generator: torch.Generator) -> None:
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
         """Note the progress; once there is enough, fit."""
         unit = (tasks - self.low) / (self.high - self.low)
         now = torch.cat([unit, returns.unsqueeze(1).to(unit) / self.scale], 1)

@@ -29,8 +29,10 @@ class GoalGAN(Curriculum):
         high: its highest.
         failed: the total reward of an episode that did not reach its goal, at most; any more says that it did.
         first: goals that the untrained policy comes by, ``[n, d]``: the generator begins with such.
-        near: goals within this distance count as one: their episodes are taken together for a label, and one of them
-            is kept.
+        near: of goals within this distance one is kept.
+        repeats: how often each goal is met at a time, which is what its label comes from.
+        alike: goals within this distance share their label; above 0 where goals are not met several times (in
+            :func:`quickstudy.training.fit_off_policy`, which draws them one by one).
         shares: :math:`R_{min}` and :math:`R_{max}`.
         old: share of the goals met that are old ones.
         jitter: deviation of the normal noise on proposed goals, as a share of the box.
@@ -48,8 +50,8 @@ class GoalGAN(Curriculum):
     Reference:
         Florensa, Held, Geng, Abbeel 2018, Automatic goal generation for reinforcement learning agents,
         arXiv:1705.06366; settings after the authors' code (a third of old goals, 4 numbers of noise). Departs from
-        it: a label comes from the episodes of all goals nearby, where the code runs each goal twice; where no goal of
-        a round had the right difficulty, the nets stay as they are; smaller nets.
+        it: four episodes a goal where the code has two; where no goal had the right difficulty, the nets stay as they
+        are; smaller nets.
     """
 
     low: Tensor
@@ -70,6 +72,8 @@ class GoalGAN(Curriculum):
         failed: float,
         first: Tensor,
         near: float,
+        repeats: int = 4,
+        alike: float = 0.0,
         shares: tuple[float, float] = (0.1, 0.9),
         old: float = 1 / 3,
         jitter: float = 0.05,
@@ -87,12 +91,14 @@ class GoalGAN(Curriculum):
             )
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.failed, self.near, self.shares, self.old, self.jitter = failed, near, shares, old, jitter
+        self.repeats, self.alike = repeats, alike
         self.episodes, self.updates, self.room = episodes, updates, room
         self.maker = MLP((self.NOISE, 64, 64, len(low)), generator)
         self.judge = MLP((len(low), 64, 64, 1), generator)
         for name, value in (
             ("low", low), ("high", high), ("kept", low.new_zeros(room, len(low))), ("n_kept", torch.tensor(0)),
-            ("seen", low.new_zeros(episodes, len(low))), ("reached", low.new_zeros(episodes)), ("n_seen", torch.tensor(0)),
+            ("seen", low.new_zeros(episodes, len(low))), ("reached", low.new_zeros(episodes)),
+            ("n_seen", torch.tensor(0)),
         ):  # fmt: skip
             self.register_buffer(name, value)
         first = first.to(low)
@@ -101,12 +107,12 @@ class GoalGAN(Curriculum):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Proposals, and old goals among them."""
-        kept = self.kept[: int(self.n_kept)]
+        kept, m = self.kept[: int(self.n_kept)], -(-n // self.repeats)
         with torch.no_grad():
-            goals = self.propose(n, generator)
-        again = kept[torch.randint(len(kept), (n,), generator=generator, device=kept.device)]
-        chance = torch.rand(n, 1, generator=generator, device=kept.device)
-        return again.where(chance < self.old, goals)
+            goals = self.propose(m, generator)
+        again = kept[torch.randint(len(kept), (m,), generator=generator, device=kept.device)]
+        chance = torch.rand(m, 1, generator=generator, device=kept.device)
+        return again.where(chance < self.old, goals).repeat_interleave(self.repeats, 0)[:n]
 
     def propose(self, n: int, generator: torch.Generator) -> Tensor:
         """What the generator makes, with some noise, within the box. Shape: ``[n, d]``."""
@@ -114,9 +120,10 @@ class GoalGAN(Curriculum):
         noise = torch.randn(goals.shape, generator=generator, device=goals.device)
         return (goals + self.jitter * (self.high - self.low) * noise).clamp(self.low, self.high)
 
-    def met(self, tasks: Tensor, returns: Tensor, generator: torch.Generator) -> None:
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
         """Note the episodes; once there are enough, label their goals and train the nets on them."""
-        for goals, reached in zip(tasks.split(self.episodes), (returns > self.failed).split(self.episodes), strict=True):
+        won = returns > self.failed
+        for goals, reached in zip(tasks.split(self.episodes), won.split(self.episodes), strict=True):
             at = int(self.n_seen)
             now = min(self.episodes - at, len(goals))
             self._note(goals[:now], reached[:now])
@@ -129,8 +136,9 @@ class GoalGAN(Curriculum):
                 self._note(goals[now:], reached[now:])
 
     def labels(self, goals: Tensor, reached: Tensor) -> Tensor:
-        """1 where goals nearby were reached neither too seldom nor too often, else 0. Shape: ``[n, d]``, ``[n]``."""
-        beside = (torch.cdist(goals, goals) <= self.near).to(goals)
+        """1 where a goal was reached neither too seldom nor too often, else 0. Shape: ``[n, d]``, ``[n]``."""
+        far = (goals.unsqueeze(1) - goals).abs().amax(-1)
+        beside = (far <= self.alike).to(goals)
         share = beside @ reached / beside.sum(1)
         return ((share >= self.shares[0]) & (share <= self.shares[1])).to(goals)
 
@@ -162,8 +170,8 @@ class GoalGAN(Curriculum):
     @torch.enable_grad()
     def _train(self, goals: Tensor, label: Tensor, updates: int, generator: torch.Generator) -> None:
         """Some steps of both nets, each with an Adam of its own that starts anew."""
-        judges = torch.optim.Adam(self.judge.parameters(), lr=1e-3)
-        makers = torch.optim.Adam(self.maker.parameters(), lr=1e-3)
+        judges = torch.optim.Adam(self.judge.parameters(), lr=1e-3, fused=True)
+        makers = torch.optim.Adam(self.maker.parameters(), lr=1e-3, fused=True)
         for _ in range(updates):
             some = torch.randint(len(goals), (128,), generator=generator, device=goals.device)
             score, y = self._score(goals[some]), label[some]

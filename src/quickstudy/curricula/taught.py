@@ -18,8 +18,12 @@ class Curriculum(nn.Module):
         """N tasks. Shape: ``[n, *task]``."""
         raise NotImplementedError
 
-    def met(self, tasks: Tensor, returns: Tensor, generator: torch.Generator) -> None:
-        """An episode of each of these tasks ended with this total reward. Shape: ``[n, *task]``, ``[n]``."""
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
+        """An episode of each of these tasks ended with this total reward, and led to this observation.
+
+        Shape:
+            tasks ``[n, *task]``, returns ``[n]``, last ``[n, *o]``.
+        """
 
 
 class Anywhere(Curriculum):
@@ -71,9 +75,9 @@ class Taught(nn.Module):
         return self.curriculum.sample(n, generator)
 
     @torch.no_grad()
-    def met(self, tasks: Tensor, returns: Tensor, generator: torch.Generator) -> None:
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
         """The curriculum learns from it."""
-        self.curriculum.met(tasks, returns, generator)
+        self.curriculum.met(tasks, returns, last, generator)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As it was."""

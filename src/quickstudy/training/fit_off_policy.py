@@ -45,7 +45,7 @@ def fit_off_policy(
     Args:
         method: trained in place; its target nets move after every optimiser step.
         environment: where it acts. One that chooses its tasks by what came of earlier ones
-            (:class:`quickstudy.core.Teaches`) is told the total reward of each episode that ends.
+            (:class:`quickstudy.core.Teaches`) is told what came of each episode that ends.
         steps: of the loop; environment steps are ``steps * tasks``.
         tasks: environments side by side.
         memory: environment steps that are remembered.
@@ -108,7 +108,7 @@ def fit_off_policy(
         if bool(done.any()):
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
             if isinstance(environment, Teaches):
-                environment.met(task[done], total[done], generator)
+                environment.met(task[done], total[done], after[done], generator)
             total = total.where(~done, 0)
             task = _where(done, environment.sample(tasks, generator), task)
             fresh, seen = environment.reset(task, generator)

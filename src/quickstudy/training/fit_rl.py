@@ -51,6 +51,12 @@ def first_returns(trials: Trajectory) -> Tensor:
     return (trials.reward * (over == 0)).sum(1)
 
 
+def first_ends(trials: Trajectory) -> Tensor:
+    """What each trial's first episode led to, or the trial where that was too short. Shape: ``[T, *o]``."""
+    last = (trials.done.cumsum(1) == 0).sum(1).clamp(max=trials.done.shape[1] - 1)
+    return trials.ends()[1][torch.arange(len(last), device=last.device), last]
+
+
 def _where(done: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` for the tasks that are done, ``old`` for the others."""
     return new.where(done.view(-1, *[1] * (new.ndim - 1)), old)
@@ -80,7 +86,7 @@ def fit_rl(
     Args:
         method: trained in place.
         environment: where it acts; every step draws new tasks. One that chooses them by what came of earlier ones
-            (:class:`quickstudy.core.Teaches`) is told the total reward of each trial's first episode.
+            (:class:`quickstudy.core.Teaches`) is told what came of each trial's first episode.
         steps: how many times trials are collected.
         tasks: trials of a step.
         passes: optimiser steps on the same trials.
@@ -121,7 +127,7 @@ def fit_rl(
         for turn in range(passes):
             loss += descent.step(step * passes + turn, method(trials), combine) / passes
         if isinstance(environment, Teaches):
-            environment.met(drawn, first_returns(trials), generator)
+            environment.met(drawn, first_returns(trials), first_ends(trials), generator)
         done = step + 1
         if done % every == 0 or done == steps:
             history.step.append(done)
