@@ -4,9 +4,10 @@
     python recipes/max-entropy/recipe.py passages    # 10 training runs of seconds
     python recipes/max-entropy/recipe.py pretrain    # 10 training runs of seconds, 60 short ones after them
 
-Pendulum by SAC: at least -200 after 20,000 steps. The return is the mean of 100 episodes of 200 steps, doing the middle of what the policy might do; the same start
-states for all seeds. What a plan that knows the physics reaches there (value iteration on a grid) is printed beside
-it. A killed recipe goes on where it was: runs are saved in ``runs/max-entropy``.
+Pendulum by SAC: at least -200 after 20,000 steps. The return is the mean of 100 episodes of 200 steps, doing the
+middle of what the policy might do; the same start states for all seeds. What a plan that knows the physics reaches
+there (value iteration on a grid) is printed beside it. A killed recipe goes on where it was: runs are saved in
+``runs/max-entropy``.
 
 Passages: two ways of equal length lead through a wall to the goal. Soft Q-learning keeps both, Q-learning takes one.
 Then the way that a policy takes more often is blocked, and nothing is learned any more: who knows both still arrives.
