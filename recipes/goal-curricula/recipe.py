@@ -34,10 +34,10 @@ from quickstudy.tasks.acting import at_random
 from quickstudy.tasks.point import PointMaze
 from quickstudy.training import collect, fit_rl
 
-STEPS, TASKS, PASSES, TEST, NOTE = 400, 64, 4, 500, 20
+STEPS, TASKS, PASSES, TEST, NOTE = 250, 64, 10, 500, 10
 MAZE = PointMaze(length=60)
 LOW, HIGH = torch.tensor([-5.0, -5.0]), torch.tensor([10.0, 8.0])
-LOOKS = (20, 80, STEPS)  # when the goals of a run are drawn
+LOOKS = (20, 70, STEPS)  # when the goals of a run are drawn
 RUNS, FOLDER = Path("runs/goal-curricula"), Path(__file__).parent
 
 

@@ -25,7 +25,7 @@ def generator(seed: int) -> torch.Generator:
 
 def gan(**settings: object) -> GoalGAN:
     first = 2 * torch.rand(50, 2, generator=generator(9))  # a corner of the box
-    known = {"failed": -1.0, "first": first, "near": 0.3, "updates": 40, "generator": generator(0)}
+    known = {"failed": -1.0, "first": first, "near": 0.3, "updates": 40, "repeats": 4, "episodes": 256, "generator": generator(0)}
     return GoalGAN(LOW, HIGH, **(known | settings))  # type: ignore[arg-type]
 
 

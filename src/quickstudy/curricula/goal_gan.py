@@ -49,9 +49,8 @@ class GoalGAN(Curriculum):
 
     Reference:
         Florensa, Held, Geng, Abbeel 2018, Automatic goal generation for reinforcement learning agents,
-        arXiv:1705.06366; settings after the authors' code (a third of old goals, 4 numbers of noise). Departs from
-        it: four episodes a goal where the code has two; where no goal had the right difficulty, the nets stay as they
-        are; smaller nets.
+        arXiv:1705.06366; settings after the authors' code (a third of old goals, two episodes a goal). Departs from
+        it: where no goal had the right difficulty, the nets stay as they are; smaller nets.
     """
 
     low: Tensor
@@ -72,12 +71,12 @@ class GoalGAN(Curriculum):
         failed: float,
         first: Tensor,
         near: float,
-        repeats: int = 4,
+        repeats: int = 2,
         alike: float = 0.0,
         shares: tuple[float, float] = (0.1, 0.9),
         old: float = 1 / 3,
         jitter: float = 0.05,
-        episodes: int = 256,
+        episodes: int = 512,
         updates: int = 100,
         room: int = 1000,
         generator: torch.Generator | None = None,
