@@ -40,8 +40,8 @@ from quickstudy.training import collect, fit_rl
 ALPHAS = (0.0, -0.5, -1.0)
 ROOMS = Maze(FOUR_ROOMS, start=(0, 0), length=40, ends=False)
 ROUNDS, EPISODES = 150, 200
-SIDE, PIXELS, STEPS, TASKS, PASSES = 5, 8, 200, 64, 4
-SQUARE = PointMaze(open_grid(SIDE, SIDE), start=(0, 0), within=1e-6, length=30)
+SIDE, PIXELS, STEPS, TASKS, PASSES = 5, 8, 200, 64, 8
+SQUARE = PointMaze(open_grid(SIDE, SIDE), start=(0, 0), within=1e-6, length=25)
 RUNS, FOLDER = Path("runs/skew-fit"), Path(__file__).parent
 
 

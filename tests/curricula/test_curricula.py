@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from quickstudy import curricula, training
 from quickstudy.core import InputError, Teaches, Trajectory
 from quickstudy.curricula import AlpGmm, Anywhere, Curriculum, GoalGAN, Taught
 from quickstudy.methods import DDPG, PPO
@@ -25,7 +27,15 @@ def generator(seed: int) -> torch.Generator:
 
 def gan(**settings: object) -> GoalGAN:
     first = 2 * torch.rand(50, 2, generator=generator(9))  # a corner of the box
-    known = {"failed": -1.0, "first": first, "near": 0.3, "updates": 40, "repeats": 4, "episodes": 256, "generator": generator(0)}
+    known = {
+        "failed": -1.0,
+        "first": first,
+        "near": 0.3,
+        "updates": 40,
+        "repeats": 4,
+        "episodes": 256,
+        "generator": generator(0),
+    }
     return GoalGAN(LOW, HIGH, **(known | settings))  # type: ignore[arg-type]
 
 
@@ -126,6 +136,12 @@ def test_the_first_episode_of_a_trial_is_what_counts() -> None:
     trials = Trajectory(after - 1, reward, reward, done, reward, done, after)
     assert first_returns(trials).tolist() == [-1, -4]
     assert first_ends(trials).flatten().tolist() == [1, 7]
+
+
+def test_training_names_no_curriculum() -> None:
+    """Adding one is one file and one export line."""
+    source = "".join(path.read_text() for path in Path(training.__file__).parent.glob("*.py"))
+    assert not [name for name in curricula.__all__ if re.search(rf"\b{name}\b", source)]
 
 
 @pytest.mark.parametrize("off_policy", [False, True])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
@@ -113,9 +116,11 @@ class AlpGmm(Curriculum):
         """Keep the best of some mixtures."""
         data = self.latest.double().cpu().numpy()
         seed = int(torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device))
-        mixtures = [
-            GaussianMixture(k, random_state=seed, reg_covar=1e-5).fit(data) for k in range(2, self.most + 1)
-        ]  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # one that has not settled is a candidate as well
+            mixtures = [
+                GaussianMixture(k, random_state=seed, reg_covar=1e-5).fit(data) for k in range(2, self.most + 1)
+            ]  # fmt: skip
         best = min(mixtures, key=lambda mixture: mixture.aic(data))
         progress = np.clip(best.means_[:, -1], 0, None)
         k = best.n_components

@@ -103,7 +103,8 @@ class SkewFit(Curriculum):
         self.register_buffer("n_new", torch.tensor(0))
         self._note(first)
         skewed(first.new_zeros(1), alpha)  # refuses an alpha out of range at once
-        self.model.fit(first, torch.full_like(first[:, 0], 1 / len(first)), generator)
+        for _ in range(10):  # a model that learns by steps needs more of them at first
+            self.model.fit(first, torch.full_like(first[:, 0], 1 / len(first)), generator)
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Imagined goals."""
