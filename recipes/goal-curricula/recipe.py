@@ -67,6 +67,7 @@ KINDS = {
 def train(kind: str, seed: int) -> tuple[PPO, dict[str, Any]]:
     """A run, and its notes: coverage by environment steps, goals and how often they were reached, minutes."""
     method = PPO(MAZE.problem, discount=0.98, generator=generator(seed))
+    method.actor.log_deviation.requires_grad_(False)  # as the paper's authors do: goals ask for different ones
     curriculum = KINDS[kind](1000 + seed)
     name = f"{kind.lower().replace(' ', '-')}-{seed}"
     path = RUNS / f"{name}.json"

@@ -75,7 +75,7 @@ class GoalGAN(Curriculum):
         alike: float = 0.0,
         shares: tuple[float, float] = (0.1, 0.9),
         old: float = 1 / 3,
-        jitter: float = 0.05,
+        jitter: float = 0.03,
         episodes: int = 512,
         updates: int = 100,
         room: int = 1000,
