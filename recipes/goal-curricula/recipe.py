@@ -1,6 +1,6 @@
 """U-maze with sparse goals: a curriculum reaches nearly all of them; goals drawn from anywhere do not.
 
-    python recipes/goal-curricula/recipe.py           # 15 training runs, a minute each on one core
+    python recipes/goal-curricula/recipe.py           # 15 training runs, one to two minutes each on one core
 
 A point must learn to go to any place of a U-maze; a step earns -1 until it is there. Nobody tells where the maze is:
 goals may lie anywhere in a box that reaches 5 cells beyond it on every side, most of them out of reach. The Goal GAN
@@ -34,10 +34,10 @@ from quickstudy.tasks.acting import at_random
 from quickstudy.tasks.point import PointMaze
 from quickstudy.training import collect, fit_rl
 
-STEPS, TASKS, PASSES, TEST, NOTE = 250, 64, 10, 500, 10
+STEPS, TASKS, PASSES, TEST, NOTE = 600, 64, 10, 500, 20
 MAZE = PointMaze(length=60)
 LOW, HIGH = torch.tensor([-5.0, -5.0]), torch.tensor([10.0, 8.0])
-LOOKS = (20, 70, STEPS)  # when the goals of a run are drawn
+LOOKS = (20, 200, STEPS)  # when the goals of a run are drawn
 RUNS, FOLDER = Path("runs/goal-curricula"), Path(__file__).parent
 
 

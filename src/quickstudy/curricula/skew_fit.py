@@ -164,11 +164,22 @@ class Imagined(nn.Module):
         batch: draws of each, by their weights.
         lr: step size.
         codes: draws that a density is estimated by.
+        floor: how far below the median a log-density may lie, lest the weights single out what the VAE has never
+            seen; infinity leaves all as they are.
     """
 
-    def __init__(self, vae: VAE, *, updates: int = 50, batch: int = 128, lr: float = 1e-3, codes: int = 10) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        *,
+        updates: int = 50,
+        batch: int = 128,
+        lr: float = 1e-3,
+        codes: int = 10,
+        floor: float = 3.0,
+    ) -> None:
         super().__init__()
-        self.vae, self.updates, self.batch, self.lr, self.codes = vae, updates, batch, lr, codes
+        self.vae, self.updates, self.batch, self.lr, self.codes, self.floor = vae, updates, batch, lr, codes, floor
 
     @torch.no_grad()
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
@@ -177,9 +188,10 @@ class Imagined(nn.Module):
 
     @torch.no_grad()
     def log_prob(self, goals: Tensor, generator: torch.Generator) -> Tensor:
-        """By importance sampling."""
+        """By importance sampling, not below the floor."""
         shape = (self.codes, len(goals), self.vae.latent)
-        return self.vae.log_prob(goals, torch.randn(shape, generator=generator, device=goals.device).to(goals))
+        found = self.vae.log_prob(goals, torch.randn(shape, generator=generator, device=goals.device).to(goals))
+        return found.clamp_min(found.median() - self.floor)
 
     @torch.enable_grad()
     def fit(self, goals: Tensor, weight: Tensor, generator: torch.Generator) -> None:
