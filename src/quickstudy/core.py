@@ -533,6 +533,27 @@ class GoalEnvironment(Environment, Protocol):
         """Reward and terminated of a step that led to ``achieved``, which the NEXT observation holds. ``[...]``."""
 
 
+@runtime_checkable
+class Teaches(Protocol):
+    """An environment that chooses which tasks training meets, by what came of those before: a curriculum.
+
+    Its ``sample`` draws from what it would have met next. What it has learned is part of a run, and is saved with it.
+    """
+
+    def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
+        """Called with tasks of which an episode ended, its total reward, and what it led to.
+
+        Shape:
+            tasks ``[n, *task]``, returns ``[n]``, last observations ``[n, *o]``.
+        """
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it has learned so far."""
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> object:
+        """Put back what ``state_dict`` gave."""
+
+
 class TaskFamily(Protocol):
     """Where training tasks come from. Owns no randomness: the same generator state, the same episodes."""
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import RunError
+from quickstudy.core import Environment, RunError, Teaches
 from quickstudy.methods._inner import looking_for_trouble
 from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
 from quickstudy.training.memory import keep_freed_memory
@@ -131,3 +131,14 @@ class Descent:
 def under(head: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name starts with ``head``, without it."""
     return {name[len(head) :]: value for name, value in tensors.items() if name.startswith(head)}
+
+
+def learned_of(environment: Environment) -> dict[str, Tensor]:
+    """What an environment that chooses its tasks has learned, to be saved; nothing of any other."""
+    return {f"taught/{k}": v for k, v in environment.state_dict().items()} if isinstance(environment, Teaches) else {}
+
+
+def give_back(environment: Environment, saved: dict[str, Tensor]) -> None:
+    """Put back what :func:`learned_of` saved."""
+    if isinstance(environment, Teaches):
+        environment.load_state_dict(under("taught/", saved))

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Follows, InputError, Replayed
+from quickstudy.core import Environment, Explorer, Follows, InputError, Replayed, Teaches
 from quickstudy.methods.rl._replay import Replay, with_noise
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.tasks.acting import at_random
-from quickstudy.training._loop import Combine, Descent, Progress, under
+from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import _where
 
@@ -44,7 +44,8 @@ def fit_off_policy(
 
     Args:
         method: trained in place; its target nets move after every optimiser step.
-        environment: where it acts.
+        environment: where it acts. One that chooses its tasks by what came of earlier ones
+            (:class:`quickstudy.core.Teaches`) is told what came of each episode that ends.
         steps: of the loop; environment steps are ``steps * tasks``.
         tasks: environments side by side.
         memory: environment steps that are remembered.
@@ -93,6 +94,7 @@ def fit_off_policy(
         past.restore(under("memory/", saved[0]))
         task, state, observation, mind, total = (saved[0][f"now/{name}"] for name in NOW)
         score, episodes, since = 0.0, 0, start
+        give_back(environment, saved[0])
     method.train()
     for step in range(start, steps):
         policy = at_random(problem) if step < first else method.explorer()
@@ -105,6 +107,8 @@ def fit_off_policy(
         observation, total = after, total + reward
         if bool(done.any()):
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
+            if isinstance(environment, Teaches):
+                environment.met(task[done], total[done], after[done], generator)
             total = total.where(~done, 0)
             task = _where(done, environment.sample(tasks, generator), task)
             fresh, seen = environment.reset(task, generator)
@@ -125,7 +129,7 @@ def fit_off_policy(
             loss, score, episodes, since = 0.0, 0.0, 0, finished
             now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
             kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
-            descent.save(kept, {"step": finished, "history": vars(history)})
+            descent.save(kept | learned_of(environment), {"step": finished, "history": vars(history)})
         if progress is not None:
             progress(finished, steps)
     method.eval()

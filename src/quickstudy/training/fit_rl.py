@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Improves, Policy, Trajectory
-from quickstudy.training._loop import Combine, Descent, Progress
+from quickstudy.core import Environment, Explorer, Improves, Policy, Teaches, Trajectory
+from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of
 from quickstudy.training.fit import History
 
 
@@ -51,6 +51,12 @@ def first_returns(trials: Trajectory) -> Tensor:
     return (trials.reward * (over == 0)).sum(1)
 
 
+def first_ends(trials: Trajectory) -> Tensor:
+    """What each trial's first episode led to, or the trial where that was too short. Shape: ``[T, *o]``."""
+    last = (trials.done.cumsum(1) == 0).sum(1).clamp(max=trials.done.shape[1] - 1)
+    return trials.ends()[1][torch.arange(len(last), device=last.device), last]
+
+
 def _where(done: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """``new`` for the tasks that are done, ``old`` for the others."""
     return new.where(done.view(-1, *[1] * (new.ndim - 1)), old)
@@ -79,7 +85,8 @@ def fit_rl(
 
     Args:
         method: trained in place.
-        environment: where it acts; every step draws new tasks.
+        environment: where it acts; every step draws new tasks. One that chooses them by what came of earlier ones
+            (:class:`quickstudy.core.Teaches`) is told what came of each trial's first episode.
         steps: how many times trials are collected.
         tasks: trials of a step.
         passes: optimiser steps on the same trials.
@@ -107,16 +114,20 @@ def fit_rl(
     saved = descent.load(resume)
     if saved is not None:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
+        give_back(environment, saved[0])
     method.train()
     loss = score = 0.0
     since = start
     for step in range(start, steps):
-        trials = collect(environment, method.explorer(), environment.sample(tasks, generator), generator)
+        drawn = environment.sample(tasks, generator)
+        trials = collect(environment, method.explorer(), drawn, generator)
         score += float(trials.reward.sum(1).mean())
         if isinstance(method, Improves):
             method.improve(trials)
         for turn in range(passes):
             loss += descent.step(step * passes + turn, method(trials), combine) / passes
+        if isinstance(environment, Teaches):
+            environment.met(drawn, first_returns(trials), first_ends(trials), generator)
         done = step + 1
         if done % every == 0 or done == steps:
             history.step.append(done)
@@ -124,7 +135,7 @@ def fit_rl(
             history.score.append(score / (done - since))
             history.best_step = done
             loss, score, since = 0.0, 0.0, done
-            descent.save({}, {"step": done, "history": vars(history)})
+            descent.save(learned_of(environment), {"step": done, "history": vars(history)})
         if progress is not None:
             progress(done, steps)
     method.eval()

@@ -1,0 +1,20 @@
+"""Which tasks training meets, and when: curricula, one file each, that an environment is wrapped in."""
+
+from quickstudy.curricula.alp_gmm import AlpGmm
+from quickstudy.curricula.goal_gan import GoalGAN
+from quickstudy.curricula.latent import LatentGoals
+from quickstudy.curricula.skew_fit import Counted, Imagined, SkewFit, skewed
+from quickstudy.curricula.taught import Anywhere, Curriculum, Taught
+
+__all__ = [
+    "AlpGmm",
+    "Anywhere",
+    "Counted",
+    "Curriculum",
+    "GoalGAN",
+    "Imagined",
+    "LatentGoals",
+    "SkewFit",
+    "Taught",
+    "skewed",
+]
