@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quickstudy.core import Environment, InputError, Problem, RunError
+from quickstudy.core import Environment, GoalEnvironment, InputError, Problem, RunError
 
 
 def uniform(low: float | Tensor, high: float | Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -131,6 +131,78 @@ class SeesTask:
         state, observation, *rest = self.environment.step(state, action, tasks, generator)
         seen = torch.cat([observation, tasks.flatten(1).to(observation.dtype)], 1)
         return (state, seen, *rest)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """The same goals to reach, seen through a fixed shift and scale; goals and rewards stay in the environment's units.
+
+    Args:
+        environment: observations ``[T, o]``.
+        shift: what is taken from each number that is seen.
+        scale: what the rest is divided by.
+
+    Shape:
+        shift and scale ``[o]``.
+    """
+
+    environment: GoalEnvironment
+    shift: Tensor
+    scale: Tensor
+
+    @property
+    def problem(self) -> Problem:
+        """As it was."""
+        return self.environment.problem
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """State as it was; what is seen, shifted and scaled."""
+        state, observation = self.environment.reset(tasks, generator)
+        return state, self.seen(observation)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step as it was; what is seen, shifted and scaled."""
+        state, observation, *rest = self.environment.step(state, action, tasks, generator)
+        return (state, self.seen(observation), *rest)  # type: ignore[return-value]
+
+    def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """In the environment's units."""
+        return self.environment.goals(observation * self.scale + self.shift)
+
+    def relabel(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """The same with another goal, which is in the environment's units."""
+        return self.seen(self.environment.relabel(observation * self.scale + self.shift, goal))
+
+    def outcome(self, achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.outcome(achieved, desired)
+
+    def seen(self, observation: Tensor) -> Tensor:
+        """What is seen, shifted and scaled."""
+        return (observation - self.shift) / self.scale
+
+
+def standardised(environment: GoalEnvironment, observation: Tensor, least: float = 0.01) -> Standardised:
+    """Shift and scale by the mean and the deviation of what was seen, such as a trial of random actions.
+
+    Args:
+        environment: whose observations these are.
+        observation: ``[T, time, o]``.
+        least: the smallest scale, lest noise of what hardly moves fill the view.
+    """
+    seen = observation.flatten(0, -2)
+    return Standardised(environment, seen.mean(0), seen.std(0).clamp_min(least))
 
 
 class Checked:
