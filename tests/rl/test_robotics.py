@@ -83,13 +83,7 @@ def remembered(environment: Any, seed: int = 0) -> tuple[Replay, int]:
     """A trial of random actions in a memory, and how many environments there are."""
     tasks = environment.sample(environment.copies.envs.num_envs, generator(0))
     trial = collect(environment, at_random(environment.problem), tasks, generator(seed))
-    terminated, after = trial.ends()
-    memory = Replay(trial.reward.shape[1])
-    for t in range(memory.length):
-        end = terminated[:, t] > 0
-        cut = (trial.done[:, t] > 0) & ~end
-        memory.add(trial.observation[:, t], trial.action[:, t], trial.reward[:, t], end, cut, after[:, t])
-    return memory, len(tasks)
+    return Replay.of(trial), len(tasks)
 
 
 def test_a_relabelled_step_earns_what_fetch_says(reach: GoalsFromGymnasium) -> None:

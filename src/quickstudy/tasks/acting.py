@@ -92,6 +92,114 @@ def at_random(problem: Problem) -> Rule:
     return Rule(rule)
 
 
+class Held:
+    """Draws an action at random and holds it, for ``1 / (1 - keep)`` steps in the mean: data that go places.
+
+    Args:
+        problem: what is done.
+        keep: how likely the last action is done once more, at every step.
+
+    Shape:
+        memory ``[T, 1]`` or ``[T, a]``, NaN before the first action.
+    """
+
+    def __init__(self, problem: Problem, keep: float) -> None:
+        if not 0 <= keep < 1:
+            raise InputError(f"Expected a chance in [0, 1) to hold an action. Found {keep}.")
+        self.anew, self.keep, self.discrete = at_random(problem), keep, problem.kind == "classification"
+        self.size = 1 if self.discrete else problem.n_outputs
+
+    def start(self, n_tasks: int) -> Tensor:
+        """No action yet."""
+        return torch.full((n_tasks, self.size), torch.nan)
+
+    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The last action, or another."""
+        drawn, unknown, _ = self.anew.act(observation, memory, generator)
+        new = drawn.unsqueeze(1).to(memory) if self.discrete else drawn.to(memory)
+        again = torch.rand(len(new), 1, generator=generator, device=new.device) < self.keep
+        done = memory.where(again & ~memory.isnan(), new)
+        return done.squeeze(1).long() if self.discrete else done.to(drawn), unknown, done
+
+    def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
+        """Nothing more."""
+        return memory
+
+
+@dataclass(frozen=True)
+class Discretised:
+    """The same goals to reach, with few actions to choose from: every number is one of ``levels``, evenly spaced.
+
+    A policy over them can prefer opposite ways at once, where the mean of a normal one would stand still.
+
+    Args:
+        environment: continuous actions.
+        levels: of each number, from -1 to 1; there are ``levels ** a`` actions.
+
+    Shape:
+        action ``[T]``; the rest as it was.
+    """
+
+    environment: GoalEnvironment
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.environment.problem.kind != "regression" or self.levels < 2:
+            raise InputError(
+                f"Expected continuous actions and at least 2 levels. Found {self.environment.problem.kind!r} and "
+                f"{self.levels}."
+            )
+
+    @property
+    def problem(self) -> Problem:
+        """The same is seen; one of a list is done."""
+        problem = self.environment.problem
+        return replace(problem, kind="classification", n_outputs=self.levels**problem.n_outputs)
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.reset(tasks, generator)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step with the numbers that an action stands for."""
+        check_action(self.problem, action)
+        return self.environment.step(state, self.numbers(action).to(state), tasks, generator)
+
+    def numbers(self, action: Tensor) -> Tensor:
+        """What an action stands for. Shape: ``[...]`` to ``[..., a]``; the last number changes fastest."""
+        place = torch.arange(self.environment.problem.n_outputs - 1, -1, -1, device=action.device)
+        return action.unsqueeze(-1) // self.levels**place % self.levels * (2 / (self.levels - 1)) - 1
+
+    def nearest(self, numbers: Tensor) -> Tensor:
+        """The action that comes nearest. Shape: ``[..., a]`` to ``[...]``."""
+        level = ((numbers.clamp(-1, 1) + 1) / 2 * (self.levels - 1)).round().long()
+        place = torch.arange(level.shape[-1] - 1, -1, -1, device=level.device)
+        return (level * self.levels**place).sum(-1)
+
+    def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.goals(observation)
+
+    def relabel(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """As it was."""
+        return self.environment.relabel(observation, goal)
+
+    def outcome(self, achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.outcome(achieved, desired)
+
+
 @dataclass(frozen=True)
 class SeesTask:
     """The same environment, which shows the task as well: its numbers stand behind the observation's.

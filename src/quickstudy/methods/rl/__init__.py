@@ -6,6 +6,7 @@ from quickstudy.methods.rl.dagger import DAgger
 from quickstudy.methods.rl.ddpg import DDPG
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
+from quickstudy.methods.rl.gcsl import GCSL
 from quickstudy.methods.rl.ppo import PPO
 from quickstudy.methods.rl.reinforce import Reinforce
 from quickstudy.methods.rl.rl2 import RL2
@@ -14,6 +15,6 @@ from quickstudy.methods.rl.soft_q import SoftQ
 from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
-    "DDPG", "DQN", "PPO", "RL2", "SAC", "TRPO",
+    "DDPG", "DQN", "GCSL", "PPO", "RL2", "SAC", "TRPO",
     "ActorCritic", "BehaviourCloning", "DAgger", "FittedQ", "Reinforce", "SoftQ",
 ]  # fmt: skip
