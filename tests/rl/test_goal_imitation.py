@@ -12,7 +12,7 @@ from quickstudy.core import InputError, Trajectory
 from quickstudy.methods import DQN, GCSL, PPO, BehaviourCloning
 from quickstudy.methods.rl._replay import PARTS, Replay
 from quickstudy.methods.rl.relabel import Hindsight, Windows
-from quickstudy.tasks.acting import Discretised, Held, at_random
+from quickstudy.tasks.acting import Discretised, at_random
 from quickstudy.tasks.grids import Maze
 from quickstudy.tasks.point import PointMaze, PointRobot
 from quickstudy.training import collect, fit_offline
@@ -155,15 +155,3 @@ def test_few_actions_are_the_corners_of_many() -> None:
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     with pytest.raises(InputError, match="continuous actions and at least 2 levels"):
         Discretised(LINE)  # type: ignore[arg-type]
-
-
-def test_held_actions_last_as_long_as_they_should() -> None:
-    env = PointMaze(start=None, length=400, within=1e-9)
-    for problem, one in ((Discretised(env).problem, Discretised(env)), (env.problem, env)):
-        trial = collect(one, Held(problem, 0.75), one.sample(64, generator(0)), generator(1))
-        action = trial.action.view(64, 400, -1)
-        same = (action[:, 1:] == action[:, :-1]).all(-1).float().mean()
-        by_chance = 0.25 / problem.n_outputs if problem.kind == "classification" else 0.0
-        assert abs(float(same) - 0.75 - by_chance) < 0.01
-    with pytest.raises(InputError, match=r"Expected a chance in \[0, 1\)"):
-        Held(env.problem, 1.0)

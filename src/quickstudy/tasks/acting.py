@@ -92,40 +92,6 @@ def at_random(problem: Problem) -> Rule:
     return Rule(rule)
 
 
-class Held:
-    """Draws an action at random and holds it, for ``1 / (1 - keep)`` steps in the mean: data that go places.
-
-    Args:
-        problem: what is done.
-        keep: how likely the last action is done once more, at every step.
-
-    Shape:
-        memory ``[T, 1]`` or ``[T, a]``, NaN before the first action.
-    """
-
-    def __init__(self, problem: Problem, keep: float) -> None:
-        if not 0 <= keep < 1:
-            raise InputError(f"Expected a chance in [0, 1) to hold an action. Found {keep}.")
-        self.anew, self.keep, self.discrete = at_random(problem), keep, problem.kind == "classification"
-        self.size = 1 if self.discrete else problem.n_outputs
-
-    def start(self, n_tasks: int) -> Tensor:
-        """No action yet."""
-        return torch.full((n_tasks, self.size), torch.nan)
-
-    def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The last action, or another."""
-        drawn, unknown, _ = self.anew.act(observation, memory, generator)
-        new = drawn.unsqueeze(1).to(memory) if self.discrete else drawn.to(memory)
-        again = torch.rand(len(new), 1, generator=generator, device=new.device) < self.keep
-        done = memory.where(again & ~memory.isnan(), new)
-        return done.squeeze(1).long() if self.discrete else done.to(drawn), unknown, done
-
-    def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
-        """Nothing more."""
-        return memory
-
-
 @dataclass(frozen=True)
 class Discretised:
     """The same goals to reach, with few actions to choose from: every number is one of ``levels``, evenly spaced.
