@@ -26,18 +26,17 @@ def windows(tasks: int = 5, horizon: int = 3, seen: int = 4, actions: int = 2) -
     )  # fmt: skip
 
 
-class Adds(nn.Module):
+class Planned(nn.Module):
     """Latents move by what is planned."""
 
     def forward(self, both: Tensor) -> Tensor:
-        here, step = both.chunk(2, -1)
-        return here + step
+        return both.chunk(2, -1)[1]
 
 
 def linear(updates: int, rate: float) -> PlanningMetric:
-    metric = PlanningMetric(2, 2, latent=2, plan=2, updates=updates, rate=rate).double()
+    metric = PlanningMetric(2, 2, latent=2, plan=2, updates=updates, rate=rate, spread=1.0).double()
     metric.encoder = metric.decoder = nn.Identity()
-    metric.dynamics = Adds()
+    metric.dynamics = Planned()
     return metric
 
 

@@ -43,7 +43,7 @@ class Line(gymnasium.Env[Any, Any]):
         goal = row(2 if fault == "sizes" else 1)
         self.observation_space = gymnasium.spaces.Dict(observation=row(2), achieved_goal=row(1), desired_goal=goal)
         if fault == "no dict":
-            self.observation_space = row(2)  # type: ignore[assignment]
+            self.observation_space = row(2)
         self.action_space, self.fault = gymnasium.spaces.Box(-1, 1, (1,)), fault
 
     def seen(self) -> Any:
@@ -92,7 +92,7 @@ def test_a_relabelled_step_earns_what_fetch_says(reach: GoalsFromGymnasium) -> N
     steps = Hindsight(reach, "future", share=1.0)(memory, slot, row, memory.take(slot, row), generator(2))
     terminated, after = steps.ends()
     achieved, desired = reach.goals(after)
-    judge = reach.judge.env.unwrapped
+    judge = reach.judge.rule
     expected = [judge.compute_reward(*pair, {}) for pair in zip(achieved.numpy(), desired.numpy(), strict=True)]
     assert steps.reward.flatten().tolist() == np.array(expected).flatten().tolist()
     assert 0.1 < float((steps.reward == 0).float().mean()) < 0.9  # goals that were reached later: some now, some not
@@ -161,7 +161,7 @@ def test_a_reward_that_hangs_on_more_than_goals_is_named() -> None:
 
 def test_environments_without_a_rule_are_refused() -> None:
     class Mute(gymnasium.Wrapper[Any, Any, Any, Any]):
-        unwrapped = property(lambda self: object())  # type: ignore[assignment]
+        unwrapped = property(lambda self: object())
 
     with pytest.raises(InputError, match="Expected compute_reward and compute_terminated"):
         GoalsFromGymnasium(lambda: Mute(Line()), horizon=5)

@@ -102,20 +102,21 @@ class _InARow(gymnasium.ObservationWrapper[Any, Any, Any]):
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
-        space, inner = env.observation_space, env.unwrapped
+        self.rule: Any
+        space, self.rule = env.observation_space, env.unwrapped  # the rule is the environment without its wrappers
         parts = [space.spaces.get(key) for key in KEYS] if isinstance(space, spaces.Dict) else [None]
         if not all(isinstance(part, spaces.Box) and len(part.shape) == 1 for part in parts):
             raise InputError(
                 f"Expected observations as a dict of {', '.join(KEYS)}, rows of numbers each. Found {space} in {env}. "
                 "Environments without goals come in through FromGymnasium."
             )
-        lacks = [name for name in ("compute_reward", "compute_terminated") if not hasattr(inner, name)]
+        lacks = [name for name in ("compute_reward", "compute_terminated") if not hasattr(self.rule, name)]
         if lacks:
             raise InputError(
-                f"Expected {' and '.join(lacks)}, by which steps are judged for other goals. Found none in {inner}. "
-                "Write them as gymnasium_robotics.core.GoalEnv has them."
+                f"Expected {' and '.join(lacks)}, by which steps are judged for other goals. Found none in "
+                f"{self.rule}. Write them as gymnasium_robotics.core.GoalEnv has them."
             )
-        sizes = [part.shape[0] for part in parts if part is not None]
+        sizes = [part.shape[0] for part in parts if isinstance(part, spaces.Box)]
         if sizes[1] != sizes[2]:
             raise InputError(f"Expected goals of one size. Found {sizes[1]} numbers achieved and {sizes[2]} desired.")
         self.size, self.steps = sizes[1], 0
@@ -129,16 +130,16 @@ class _InARow(gymnasium.ObservationWrapper[Any, Any, Any]):
         """A step; its reward and end must follow from the goals."""
         self.steps += 1
         seen, reward, terminated, truncated, info = self.env.step(action)
-        pair, inner = (seen["achieved_goal"], seen["desired_goal"]), self.env.unwrapped
+        pair = seen["achieved_goal"], seen["desired_goal"]
         for what, found, rule in (
-            ("reward", float(reward), inner.compute_reward),
-            ("terminated", float(terminated), inner.compute_terminated),
+            ("reward", float(reward), self.rule.compute_reward),
+            ("terminated", float(terminated), self.rule.compute_terminated),
         ):
             expected = float(rule(*pair, {}))
             if not abs(found - expected) <= 1e-6 * max(abs(expected), 1e-3):  # NaN is no match either
                 raise RunError(
                     f"Expected {what} {expected}, as {rule.__name__} says of achieved and desired goal. Found {found} "
-                    f"in step {self.steps} of {inner}. Steps cannot be relabelled where more than the goals decides."
+                    f"in step {self.steps} of {self.rule}. Steps cannot be relabelled where more than goals decides."
                 )
         return self.observation(seen), reward, terminated, truncated, info
 
@@ -146,7 +147,7 @@ class _InARow(gymnasium.ObservationWrapper[Any, Any, Any]):
         self, achieved: np.ndarray[Any, Any], desired: np.ndarray[Any, Any], by_rows: bool
     ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Reward and terminated of rows of goals. Shape: ``[n, g]`` to ``[n]``."""
-        inner = self.env.unwrapped
+        inner: Any = self.rule
         each = list(zip(achieved, desired, strict=True))
         if by_rows:
             reward = np.asarray(inner.compute_reward(achieved, desired, {}), dtype=np.float64)
@@ -164,14 +165,14 @@ class _InARow(gymnasium.ObservationWrapper[Any, Any, Any]):
         rows = np.random.default_rng(0).normal(size=(2, 16, self.size))
         rows[1, ::2] = rows[0, ::2]
         try:
-            one_by_one, _ = self.judged(*rows, by_rows=False)
+            one_by_one, _ = self.judged(rows[0], rows[1], by_rows=False)
         except Exception as error:
             raise InputError(
                 f"Expected compute_reward(achieved, desired, {{}}) to give a number. Found {error!r} in "
-                f"{self.env.unwrapped}. Steps cannot be relabelled where more than the goals decides."
+                f"{self.rule}. Steps cannot be relabelled where more than the goals decides."
             ) from error
         try:
-            together, _ = self.judged(*rows, by_rows=True)
+            together, _ = self.judged(rows[0], rows[1], by_rows=True)
         except Exception:  # noqa: BLE001 (anything may go wrong in what was written for one goal)
             return False
         return together.shape == one_by_one.shape and bool(np.allclose(together, one_by_one))

@@ -18,10 +18,10 @@ class PlanningMetric(nn.Module):
     learned model :math:`g` of how latents move, and the goal:
 
     .. math::
-        x_1 = f(o_1), \quad x_{t+1} = g(x_t, u_t), \qquad
+        x_1 = f(o_1), \quad x_{t+1} = x_t + g(x_t, u_t), \qquad
         u \leftarrow u - \alpha_i \nabla_u \, D(x_{H+1}, f(o_g)), \quad i = 1 \dots n_p
 
-        L = \frac{1}{H} \sum_t \| d(u_t) - a_t \|^2 + \beta \, KL(q(u \mid a) \,\|\, N(0, I))
+        L = \frac{1}{H} \sum_t \| d(u_t) - a_t \|^2 + \beta \, KL(q(u \mid a) \,\|\, N(0, \sigma^2 I))
 
     with :math:`D` Huber's loss, summed over the latent's numbers. The loss reaches the encoder :math:`f` through the
     steps of planning only. So what :math:`f` keeps is what actions change, and :math:`D(f(o), f(o_g))` is a distance
@@ -35,6 +35,7 @@ class PlanningMetric(nn.Module):
         width: of the hidden layers.
         updates: n_p, steps of planning.
         rate: first alpha; each step's is learned.
+        spread: deviation of the prior, from which plans begin.
         beta: weight of the divergence.
         generator: draws the initial weights.
 
@@ -46,8 +47,11 @@ class PlanningMetric(nn.Module):
 
     Reference:
         Yu et al. 2019, Unsupervised visuomotor control through distributional planning networks, arXiv:1902.05542;
-        constants (5 updates, alpha 0.25, beta 0.5, Huber's delta 1, gradients of plans cut at 10) are those of the
-        authors' code. Departs from it: fully connected encoder; no readings of joints beside the picture.
+        constants (5 updates, beta 0.5, Huber's delta 1, gradients of plans cut at 10) are those of the authors' code.
+        Departs from it: fully connected encoder, no readings of joints beside the picture; latents move by
+        :math:`x + g`, where the code has :math:`g` alone, so that what is left to go is their difference from the
+        beginning; plans begin with a deviation of 0.1 in place of 1, or its noise would drown what planning adds in
+        plans of few numbers.
     """
 
     CUT = 10.0
@@ -61,14 +65,15 @@ class PlanningMetric(nn.Module):
         plan: int = 8,
         width: int = 128,
         updates: int = 5,
-        rate: float = 0.25,
+        rate: float = 0.2,
+        spread: float = 0.1,
         beta: float = 0.5,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0) if generator is None else generator
-        self.seen, self.actions, self.size, self.beta = seen, actions, plan, beta
-        self.encoder: nn.Module = _net((seen, width, width, latent), generator)
+        self.seen, self.actions, self.size, self.beta, self.spread = seen, actions, plan, beta, spread
+        self.encoder: nn.Module = _net((seen, width, width, latent), generator, norm=True)
         self.dynamics: nn.Module = _net((latent + plan, width, latent), generator)
         self.reader: nn.Module = _net((actions, width, 2 * plan), generator)
         self.decoder: nn.Module = _net((plan, width, actions), generator)
@@ -99,7 +104,7 @@ class PlanningMetric(nn.Module):
     def lead(self, here: Tensor, plan: Tensor) -> Tensor:
         """Where a plan leads. Shape: ``[T, latent]`` and ``[T, H, plan]`` to ``[T, latent]``."""
         for step in plan.unbind(1):
-            here = self.dynamics(torch.cat([here, step], -1))
+            here = here + self.dynamics(torch.cat([here, step], -1))
         return here
 
     def plan(self, observation: Tensor, goal: Tensor, noise: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ class PlanningMetric(nn.Module):
         Shape:
             observation and goal ``[T, seen]``, standard normal noise ``[T, H, plan]`` to ``[T, H, actions]``.
         """
-        return self.decoder(self.improve(self.encoder(observation), self.encoder(goal), noise))
+        return self.decoder(self.improve(self.encoder(observation), self.encoder(goal), self.spread * noise))
 
     def losses(self, trajectory: Trajectory, noise: Tensor) -> Tensor:
         """How far the planned actions are from those that were taken, and the divergence. Shape: ``[T]``.
@@ -124,18 +129,20 @@ class PlanningMetric(nn.Module):
                 f"{tuple(observation.shape)} and {tuple(trajectory.action.shape)}. Flatten pictures."
             )
         middle, log_deviation = self.reader(trajectory.action).chunk(2, -1)
-        first = middle + log_deviation.exp() * noise
+        first = self.spread * (middle + log_deviation.exp() * noise)
         divergence = 0.5 * (middle.square() + (2 * log_deviation).exp() - 1 - 2 * log_deviation).sum(-1)
         plan = self.improve(self.encoder(observation[:, 0]), self.encoder(after[:, -1]), first)
         error = (self.decoder(plan) - trajectory.action).square().sum(-1)
         return (error + self.beta * divergence).mean(1)
 
 
-def _net(sizes: tuple[int, ...], generator: torch.Generator) -> nn.Sequential:
+def _net(sizes: tuple[int, ...], generator: torch.Generator, norm: bool = False) -> nn.Sequential:
     """Linear layers with SiLU between them, which has second derivatives: planning is differentiated twice."""
     layers: list[nn.Module] = []
     for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers += [nn.SiLU()] * bool(i) + [nn.Linear(fan_in, fan_out)]
+        if i:
+            layers += [nn.LayerNorm(fan_in)] * norm + [nn.SiLU()]
+        layers.append(nn.Linear(fan_in, fan_out))
     made = nn.Sequential(*layers)
     initialise(made, generator)
     return made
