@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quickstudy.core import Environment, InputError, Problem, RunError
+from quickstudy.core import Environment, GoalEnvironment, InputError, Problem, RunError
 
 
 def uniform(low: float | Tensor, high: float | Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -93,6 +93,80 @@ def at_random(problem: Problem) -> Rule:
 
 
 @dataclass(frozen=True)
+class Discretised:
+    """The same goals to reach, with few actions to choose from: every number is one of ``levels``, evenly spaced.
+
+    A policy over them can prefer opposite ways at once, where the mean of a normal one would stand still.
+
+    Args:
+        environment: continuous actions.
+        levels: of each number, from -1 to 1; there are ``levels ** a`` actions.
+
+    Shape:
+        action ``[T]``; the rest as it was.
+    """
+
+    environment: GoalEnvironment
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.environment.problem.kind != "regression" or self.levels < 2:
+            raise InputError(
+                f"Expected continuous actions and at least 2 levels. Found {self.environment.problem.kind!r} and "
+                f"{self.levels}."
+            )
+
+    @property
+    def problem(self) -> Problem:
+        """The same is seen; one of a list is done."""
+        problem = self.environment.problem
+        return replace(problem, kind="classification", n_outputs=self.levels**problem.n_outputs)
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.reset(tasks, generator)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step with the numbers that an action stands for."""
+        check_action(self.problem, action)
+        return self.environment.step(state, self.numbers(action).to(state), tasks, generator)
+
+    def numbers(self, action: Tensor) -> Tensor:
+        """What an action stands for. Shape: ``[...]`` to ``[..., a]``; the last number changes fastest."""
+        place = torch.arange(self.environment.problem.n_outputs - 1, -1, -1, device=action.device)
+        return action.unsqueeze(-1) // self.levels**place % self.levels * (2 / (self.levels - 1)) - 1
+
+    def nearest(self, numbers: Tensor) -> Tensor:
+        """The action that comes nearest. Shape: ``[..., a]`` to ``[...]``."""
+        level = ((numbers.clamp(-1, 1) + 1) / 2 * (self.levels - 1)).round().long()
+        place = torch.arange(level.shape[-1] - 1, -1, -1, device=level.device)
+        return (level * self.levels**place).sum(-1)
+
+    def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.goals(observation)
+
+    def relabel(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """As it was."""
+        return self.environment.relabel(observation, goal)
+
+    def outcome(self, achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.outcome(achieved, desired)
+
+
+@dataclass(frozen=True)
 class SeesTask:
     """The same environment, which shows the task as well: its numbers stand behind the observation's.
 
@@ -131,6 +205,78 @@ class SeesTask:
         state, observation, *rest = self.environment.step(state, action, tasks, generator)
         seen = torch.cat([observation, tasks.flatten(1).to(observation.dtype)], 1)
         return (state, seen, *rest)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """The same goals to reach, seen through a fixed shift and scale; goals and rewards stay in the environment's units.
+
+    Args:
+        environment: observations ``[T, o]``.
+        shift: what is taken from each number that is seen.
+        scale: what the rest is divided by.
+
+    Shape:
+        shift and scale ``[o]``.
+    """
+
+    environment: GoalEnvironment
+    shift: Tensor
+    scale: Tensor
+
+    @property
+    def problem(self) -> Problem:
+        """As it was."""
+        return self.environment.problem
+
+    @property
+    def horizon(self) -> int:
+        """As it was."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """As it was."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """State as it was; what is seen, shifted and scaled."""
+        state, observation = self.environment.reset(tasks, generator)
+        return state, self.seen(observation)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step as it was; what is seen, shifted and scaled."""
+        state, observation, *rest = self.environment.step(state, action, tasks, generator)
+        return (state, self.seen(observation), *rest)  # type: ignore[return-value]
+
+    def goals(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        """In the environment's units."""
+        return self.environment.goals(observation * self.scale + self.shift)
+
+    def relabel(self, observation: Tensor, goal: Tensor) -> Tensor:
+        """The same with another goal, which is in the environment's units."""
+        return self.seen(self.environment.relabel(observation * self.scale + self.shift, goal))
+
+    def outcome(self, achieved: Tensor, desired: Tensor) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.outcome(achieved, desired)
+
+    def seen(self, observation: Tensor) -> Tensor:
+        """What is seen, shifted and scaled."""
+        return (observation - self.shift) / self.scale
+
+
+def standardised(environment: GoalEnvironment, observation: Tensor, least: float = 0.01) -> Standardised:
+    """Shift and scale by the mean and the deviation of what was seen, such as a trial of random actions.
+
+    Args:
+        environment: whose observations these are.
+        observation: ``[T, time, o]``.
+        least: the smallest scale, lest noise of what hardly moves fill the view.
+    """
+    seen = observation.flatten(0, -2)
+    return Standardised(environment, seen.mean(0), seen.std(0).clamp_min(least))
 
 
 class Checked:

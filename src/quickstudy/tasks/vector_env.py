@@ -12,8 +12,8 @@ from quickstudy.core import Environment, InputError, Problem, RunError
 from quickstudy.tasks.acting import check_action, finite, within_bounds
 
 try:
-    import gymnasium
-    from gymnasium import spaces
+    import gymnasium as gymnasium
+    from gymnasium import spaces as spaces
     from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
     from gymnasium.vector.utils import batch_space
 except ImportError as error:

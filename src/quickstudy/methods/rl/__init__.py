@@ -7,6 +7,7 @@ from quickstudy.methods.rl.ddpg import DDPG
 from quickstudy.methods.rl.distillation import Distillation
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
+from quickstudy.methods.rl.gcsl import GCSL
 from quickstudy.methods.rl.hierarchical import HierarchicalImitation
 from quickstudy.methods.rl.ppo import PPO
 from quickstudy.methods.rl.reinforce import Reinforce
@@ -16,7 +17,7 @@ from quickstudy.methods.rl.soft_q import SoftQ
 from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
-    "DDPG", "DQN", "PPO", "RL2", "SAC", "TRPO",
+    "DDPG", "DQN", "GCSL", "PPO", "RL2", "SAC", "TRPO",
     "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "HierarchicalImitation",
     "Reinforce", "SoftQ",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quickstudy.core import InputError, Kind, Replayed
+from quickstudy.core import InputError, Kind, Replayed, Trajectory
 
 PARTS = ("observation", "action", "reward", "terminated", "truncated", "after")
 
@@ -28,6 +28,21 @@ class Replay:
             raise InputError(f"Expected room for at least 1 step. Found {length}.")
         self.length, self.written = length, 0
         self.parts: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(cls, trials: Trajectory) -> Replay:
+        """All steps of T trials, as if they had been noted one by one.
+
+        Raises:
+            InputError: the trials do not tell where their steps led.
+        """
+        terminated, after = trials.ends()
+        memory = cls(trials.reward.shape[1])
+        end, over = terminated > 0, trials.done > 0
+        noted = (trials.observation, trials.action, trials.reward, end, over & ~end, after)
+        memory.parts = {name: part.transpose(0, 1).contiguous() for name, part in zip(PARTS, noted, strict=True)}
+        memory.written = memory.length
+        return memory
 
     @property
     def size(self) -> int:

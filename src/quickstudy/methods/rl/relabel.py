@@ -87,6 +87,46 @@ class Hindsight:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """Learning from play: a window is laid over the log, and where it ends is the goal of every step in it.
+
+    Play is one long log in which nobody said what was wanted. The window's length is drawn between ``shortest`` and
+    ``longest``, and the step's place in it, all alike likely; so goals near in time are met more often than far ones.
+    Where the log or an episode ends within the window, so does the window. All draws are relabelled.
+
+    Args:
+        environment: knows which goal an observation achieves and how a step is judged.
+        shortest: steps of a window at least.
+        longest: and at most.
+
+    Reference:
+        Lynch et al. 2019, Learning latent plans from play, arXiv:1903.01973: its goal-conditioned behaviour cloning
+        (Play-GCBC). Departs from it: single steps of windows are drawn, not whole windows, which is the same in the
+        mean for a policy without a memory; latent plans (Play-LMP) are not here.
+    """
+
+    environment: GoalEnvironment
+    shortest: int
+    longest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise InputError(f"Expected 1 <= shortest <= longest. Found {self.shortest} and {self.longest}.")
+
+    def __call__(
+        self, memory: Replay, slot: Tensor, row: Tensor, steps: Replayed, generator: torch.Generator
+    ) -> Replayed:
+        """The drawn steps, each with the goal that its window ends in."""
+        slots, within = memory.rest(slot, row, self.longest)
+        chance = torch.rand(2, len(slot), generator=generator, device=slot.device)
+        length = self.shortest + (chance[0] * (self.longest + 1 - self.shortest)).long()
+        ahead = (chance[1] * length).long().minimum(within.sum(1) - 1)
+        then = slots.gather(1, ahead.unsqueeze(1)).squeeze(1)
+        goal = self.environment.goals(memory.parts["after"][then, row])[0].unsqueeze(1)
+        return want(self.environment, steps, goal, torch.ones_like(goal[..., 0], dtype=torch.bool))
+
+
+@dataclass(frozen=True)
 class TaskRelabelling:
     """Multi-task relabelling: a step goes to the task, of some that are drawn, that it served best.
 
