@@ -221,7 +221,7 @@ def _in_panels(
         axes.plot(*path[0], "o", color=SHARED, mfc="white", ms=5, zorder=3)
         axes.plot(*path[-1], "o", color=SHARED, ms=5, zorder=3)
         if goals is not None:
-            axes.plot(*goals[i], "*", color=GOAL, mec="white", mew=0.6, ms=12, zorder=2.5)
+            axes.plot(*goals[i], "*", color=GOAL, mec="white", mew=0.6, ms=12, zorder=3.5)
         axes.set_title(f"R = {returns[i]:g}", fontsize=SIZE - 1.5, color=INK)
     return figure
 

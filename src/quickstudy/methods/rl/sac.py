@@ -80,6 +80,7 @@ class SAC(Explorer):
         self.actor = net(problem, width, actions if self.discrete else 2 * actions, generator)
         self.critics = Critics(2, shape, generator)
         self.target = target_of(self.critics)
+        self.learns_temperature = learn_temperature
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)), requires_grad=learn_temperature)
 
     def explorer(self) -> Memoryless:
@@ -116,7 +117,7 @@ class SAC(Explorer):
         reward, entropy = self.worth(trajectory.observation, noise[:, :, 0], self.critics)
         policy = -(reward + temperature * entropy)
         loss = error + policy
-        if self.log_temperature.requires_grad:
+        if self.learns_temperature:
             loss = loss + self.log_temperature * (entropy.detach() - self.aim)
         return loss.mean(1)
 
