@@ -2,13 +2,14 @@
 
     python benchmarks/rl.py [alone] [many] [compiled]      # a minute each where nothing else runs; all by default
 
-Sizes are half-cheetah's as in CleanRL: 17 numbers seen, 6 done, nets of 256-256, 256 replayed steps an update. One update
-is a step of both critics, of the policy and of the temperature, and a move of the targets. Time is the processor's, on
-one thread, so that other jobs beside do not count, or not as much as by the clock.
+Sizes are half-cheetah's as in CleanRL: 17 numbers seen, 6 done, nets of 256-256, 256 replayed steps an update. One
+update is a step of both critics, of the policy and of the temperature, and a move of the targets. Time is the
+processor's, on one thread, so that other jobs beside do not count, or not as much as by the clock.
 
 - ``alone``: updates of one task, and steps of the whole loop (act in MuJoCo, remember, draw, update). CleanRL's 95 and
-  LeanRL's 725 are steps a second of such a loop, CleanRL's on its own hardware (PyTorch, one environment), LeanRL's on an
-  H100 with compiled CUDA graphs; ours is one thread of a CPU. So the rows say where this machine stands, not who is faster.
+  LeanRL's 725 are steps a second of such a loop, CleanRL's on its own hardware (PyTorch, one environment), LeanRL's on
+  an H100 with compiled CUDA graphs; ours is one thread of a CPU. So the rows say where this machine stands, not who is
+  faster.
 - ``many``: T agents, one a task, each with its own memory: ours as one batched update (parameters stacked, losses
   under vmap, one Adam), against a plain agent, as CleanRL writes it, task after task. Pairs in turns; median ratio.
 - ``compiled``: the batched update through ``torch.compile``, against itself without.
@@ -23,6 +24,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,6 @@ from quickstudy.core import Problem, Replayed
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.methods import SAC
 from quickstudy.methods._program import compiled
-from quickstudy.methods.rl._critics import follow
 from quickstudy.tasks.mujoco import Robots
 from quickstudy.training import fit_off_policy
 
@@ -222,6 +223,11 @@ def pairs(one: Callable[[], object], other: Callable[[], object], rounds: int) -
     return np.array(ratios[1:])  # the first warms up
 
 
+def one_by_one(updates: list[Callable[[], object]]) -> None:
+    for update in updates:
+        update()
+
+
 def median(ratios: np.ndarray) -> tuple[float, float, float]:
     """With its 95 % interval by order statistics."""
     ordered, rank = np.sort(ratios), int(binom.ppf(0.025, len(ratios), 0.5))
@@ -260,8 +266,12 @@ def alone(beside: str) -> list[Row]:
     for target, source in sources:
         name = source.partition("'")[0]
         what = f"half-cheetah sizes, one task, one CPU thread, beside {name}'s {target:.0f}"
-        rows.append(row(f"SAC's updates alone: {what}", f"updates a processor-second{beside}", updates, target, source, took))
-        rows.append(row(f"SAC's whole loop: {what}", f"steps a processor-second{beside}", loop, target, source, loop_took))
+        rows.append(
+            row(f"SAC's updates alone: {what}", f"updates a processor-second{beside}", updates, target, source, took)
+        )
+        rows.append(
+            row(f"SAC's whole loop: {what}", f"steps a processor-second{beside}", loop, target, source, loop_took)
+        )
     return rows
 
 
@@ -279,11 +289,8 @@ def many(beside: str) -> list[Row]:
         for _ in range(3):  # both do the same
             theirs = torch.tensor([agent.update(own) for agent, own in zip(plain, apart, strict=True)])
             torch.testing.assert_close(ours.update(data), theirs, rtol=1e-3, atol=1e-3)
-        found = pairs(
-            lambda: ours.update(data),
-            lambda: [agent.update(own) for agent, own in zip(plain, apart, strict=True)],
-            rounds,
-        )
+        in_turn = [partial(agent.update, own) for agent, own in zip(plain, apart, strict=True)]
+        found = pairs(partial(ours.update, data), partial(one_by_one, in_turn), rounds)
         value, low, high = median(found)
         print(f"{TASKS} tasks, {name}: {value:.2f} [{low:.2f}, {high:.2f}] times a plain loop over tasks")
         rows.append(
@@ -306,7 +313,7 @@ def with_compile(beside: str) -> list[Row]:
         eager, program, data = make(), make(), steps((TASKS, batch))
         program.compile(data)
         warm = time.perf_counter() - start
-        value, low, high = median(pairs(lambda: program.update(data), lambda: eager.update(data), rounds))  # noqa: B023
+        value, low, high = median(pairs(partial(program.update, data), partial(eager.update, data), rounds))
         print(f"{TASKS} tasks, {name}: compiled {value:.2f} [{low:.2f}, {high:.2f}] times; {warm:.0f} s to compile")
         rows.append(
             row(

@@ -3,9 +3,9 @@
     python recipes/domain-randomisation/recipe.py      # 27 training runs, 10 to 50 s each on one core
 
 Training varies the pole's length and mass, in a simulator without friction, by Euler's steps of 20 ms. The test is
-another simulator: friction of the cart and of the hinge, four steps of 5 ms. ``inside``: length and mass within a factor
-of 2 of the usual, as the fixed ranges have it; ``outside``: the length 2 to 8 times, shorter or longer, the mass as it
-comes. The score is the length of an episode, at most 200, as a share; 400 test physics, drawn once.
+another simulator: friction of the cart and of the hinge, four steps of 5 ms. ``inside``: length and mass within a
+factor of 2 of the usual, as the fixed ranges have it; ``outside``: the length 2 to 8 times, shorter or longer, the mass
+as it comes. The score is the length of an episode, at most 200, as a share; 400 test physics, drawn once.
 
 - ``one physics``: trained on the usual pole only;
 - ``fixed``: length and mass within a factor of 2 from the start;
@@ -198,7 +198,9 @@ def main() -> None:
     chance = generator(500)
     for where in ("inside", "outside"):
         tasks = physics(where, TEST, chance)
-        print(f"{where}: an oracle that knows the physics {share(POLE.oracle(tasks), Rubs(length=200), tasks, 501):.3f}")
+        print(
+            f"{where}: an oracle that knows the physics {share(POLE.oracle(tasks), Rubs(length=200), tasks, 501):.3f}"
+        )
     rows = []
     score = lambda m, k, where: [run["found"][where] for run in results[m, k]]  # noqa: E731
     minutes = lambda *keys: sum(run["minutes"] for key in keys for run in results[key])  # noqa: E731
@@ -209,25 +211,45 @@ def main() -> None:
         known = math.isfinite(low)
         rows.append(
             Row(
-                "domain-randomisation", f"cart-pole in a simulator with friction: {what}", "share of the longest episode",
+                "domain-randomisation", f"cart-pole in another simulator: {what}", "share of the longest episode",
                 mean, low if known else None, high if known else None, n=TEST, seeds=len(values), target=target,
                 better="higher", source=source, tier="cpu", minutes=took, command=COMMAND,
             )
         )  # fmt: skip
 
     for m, words in (("PPO", "no memory"), ("RL2", "a GRU's memory")):
-        claim(f"fixed ranges, inside them, {words}", score(m, "fixed", "inside"), 0.9, "plan of this project", minutes((m, "fixed")))
+        claim(
+            f"fixed ranges, inside them, {words}",
+            score(m, "fixed", "inside"),
+            0.9,
+            "plan of this project",
+            minutes((m, "fixed")),
+        )
         for where in ("inside", "outside"):
             claim(
                 f"adaptive ranges, {where} the fixed ones, {words}", score(m, "adaptive", where), 0.9,
                 "plan of this project", minutes((m, "adaptive")),
             )  # fmt: skip
         gain = [a - b for a, b in zip(score(m, "adaptive", "outside"), score(m, "fixed", "outside"), strict=True)]
-        claim(f"adaptive minus fixed ranges, outside, {words}", gain, 0.0, "computed", minutes((m, "fixed"), (m, "adaptive")))
-    gain = [a - b for a, b in zip(score("PPO", "fixed", "outside"), score("PPO", "one physics", "outside"), strict=True)]
+        claim(
+            f"adaptive minus fixed ranges, outside, {words}",
+            gain,
+            0.0,
+            "computed",
+            minutes((m, "fixed"), (m, "adaptive")),
+        )
+    gain = [
+        a - b for a, b in zip(score("PPO", "fixed", "outside"), score("PPO", "one physics", "outside"), strict=True)
+    ]
     claim("fixed ranges minus one physics, outside, no memory", gain, 0.0, "computed", minutes(("PPO", "one physics")))
     gain = [a - b for a, b in zip(score("PPO", "adaptive", "outside"), score("PPO", "wide", "outside"), strict=True)]
-    claim("adaptive ranges minus ranges as wide from the start, outside, no memory", gain, 0.0, "computed", minutes(("PPO", "wide")))
+    claim(
+        "adaptive ranges minus ranges as wide from the start, outside, no memory",
+        gain,
+        0.0,
+        "computed",
+        minutes(("PPO", "wide")),
+    )
     with rc_context({"svg.hashsalt": "domain-randomisation", "svg.fonttype": "none"}):
         draw(results).savefig(FOLDER / "figure.svg", metadata={"Date": None})
     record(FOLDER, rows)

@@ -75,7 +75,9 @@ class ActingRun:
         method = _build(self.config, self.environment())
         tensors, facts = load_checkpoint(self.folder / MODEL)
         if facts.get("holds") != "policy":
-            raise InputError(f"Expected the model of a run that acts in {self.folder / MODEL}. Found another. Train again.")
+            raise InputError(
+                f"Expected the model of a run that acts in {self.folder / MODEL}. Found another. Train again."
+            )
         try:
             method.load_state_dict(tensors)
         except RuntimeError as error:

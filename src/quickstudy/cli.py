@@ -191,7 +191,8 @@ def evaluate(run: Positional[RunFolder], /, *, episodes: Count = None, shots: Co
 
         if shots is not None or ways is not None:
             raise InputError(
-                f"Expected no --shots and no --ways: {run} acts in an environment, which has no examples. Leave them out."
+                f"Expected no --shots and no --ways: {run} acts in an environment, which has no examples. Found one. "
+                "Leave it out."
             )
         found = ActingRun.load(run).evaluate(episodes)
     else:
@@ -200,9 +201,7 @@ def evaluate(run: Positional[RunFolder], /, *, episodes: Count = None, shots: Co
     _say(f"test {metric} {found} over {found.n} tasks (95 % interval)\n{run / 'evaluation.json'}")
 
 
-def watch(
-    run: Positional[RunFolder], /, *, output: FilmOut = None, tasks: Count = None, seed: Count = None
-) -> None:
+def watch(run: Positional[RunFolder], /, *, output: FilmOut = None, tasks: Count = None, seed: Count = None) -> None:
     """Write a film of a trained policy at work.
 
     Args:

@@ -81,7 +81,9 @@ def test_names_task_and_step_saves_and_goes_on_once_mended(
 ) -> None:
     whole, path = fit(Breaks(0, what)), tmp_path / "run.safetensors"
     broken = Breaks(call, what)
-    with pytest.raises(RunError, match=rf"The {what} .*Found .*nan.*{message}.*in step {step} of training.*run.safetens"):
+    with pytest.raises(
+        RunError, match=rf"The {what} .*Found .*nan.*{message}.*in step {step} of training.*run.safetens"
+    ):
         fit(broken, checkpoint=path)
     assert load_checkpoint(path)[1]["step"] == step
     broken.mended = True

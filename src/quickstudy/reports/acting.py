@@ -265,7 +265,7 @@ def _values(environment: Environment, policy: Policy, tasks: Tensor) -> Picture:
     maps, trials, points = value_maps(environment, policy, plane, shown)
     figure = _draw_maps(plane, maps, trials, points, shown)
     low, high = np.nanmin(maps), np.nanmax(maps)
-    alt = f"What an episode of the trained policy earns by where it begins, in {len(shown)} tasks: {low:.2f} to {high:.2f}."
+    alt = f"What an episode earns by where it begins, in {len(shown)} tasks: {low:.2f} to {high:.2f}."
     caption = "What an episode that begins there earns, measured by acting: brighter is better."
     if plane.moves is not None:
         caption += " Arrows: the first move."
@@ -357,7 +357,9 @@ def _every(plane: Scene, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return ((rows % gap == gap // 2) & (columns % gap == gap // 2)).ravel()
 
 
-def _tabular(inside: TabularMDPs, environment: Environment, policy: Policy, tasks: Tensor, repeats: int = 64) -> Picture:
+def _tabular(
+    inside: TabularMDPs, environment: Environment, policy: Policy, tasks: Tensor, repeats: int = 64
+) -> Picture:
     """Each state's worth in a few MDPs, beside the best that could be had."""
     from quickstudy.tasks.tabular import backward_induction
 
@@ -383,6 +385,9 @@ def _tabular(inside: TabularMDPs, environment: Environment, policy: Policy, task
     bar.set_label("total reward", fontsize=SIZE)
     bar.ax.tick_params(labelsize=SIZE - 1.5)
     bar.outline.set_visible(False)
-    alt = f"Total reward of an episode by first state in {len(shown)} MDPs: {earned.mean():.2f} on average, at best {best.mean():.2f}."
-    caption = f"What the first episode of a trial earns by the state it begins in, mean of {repeats}, and the exact best."
+    means = f"{earned.mean():.2f} on average, at best {best.mean():.2f}"
+    alt = f"Total reward of an episode by first state in {len(shown)} MDPs: {means}."
+    caption = (
+        f"What the first episode of a trial earns by the state it begins in, mean of {repeats}, and the exact best."
+    )
     return _picture(figure, "values", "Value map", alt, caption)

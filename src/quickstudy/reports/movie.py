@@ -372,7 +372,7 @@ def stage(mujoco: Any, model: Any) -> Any:
     """
     backend = os.environ.get("MUJOCO_GL", "")
     try:
-        return mujoco.Renderer(model, SIDE * TWICE, SIDE * TWICE)
+        return mujoco.Renderer(model, SIDE, SIDE)  # it smooths edges by itself
     # what goes wrong inside of GL libraries has no common kind: missing symbols, contexts, displays
     except Exception as error:  # noqa: BLE001
         raise InputError(

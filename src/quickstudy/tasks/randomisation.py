@@ -78,12 +78,12 @@ class AdaptiveRanges:
         \bar p \ge t_H: \; \phi \leftarrow \phi \pm \Delta \text{ (wider)}, \qquad
         \bar p \le t_L: \; \phi \leftarrow \phi \mp \Delta \text{ (narrower)}
 
-    (algorithm 1 of the paper). Ranges are of :math:`u`, by whose exponential a quantity is multiplied, so that twice and
-    half are equally far away.
+    (algorithm 1 of the paper). Ranges are of :math:`u`, by whose exponential a quantity is multiplied, so that twice
+    and half are equally far away.
 
     Steps and resets are pure; what is drawn hangs on how policies fared. So it has a state, which belongs to the run:
-    :meth:`state` and :meth:`restore`. It watches the steps of the tasks drawn last, and what they earned counts when the
-    next tasks are drawn, so loops need not know of it.
+    :meth:`state` and :meth:`restore`. It watches the steps of the tasks drawn last, and what they earned counts when
+    the next tasks are drawn, so loops need not know of it.
 
     Args:
         environment: tasks are positive quantities, ``[T, q]``.
@@ -118,11 +118,13 @@ class AdaptiveRanges:
         self.quantities, self.moves = example.shape[1], list(moves)
         wrong = [i for i in self.moves if not 0 <= i < self.quantities]
         if wrong or not self.moves or len({*self.moves}) < len(self.moves):
-            raise InputError(f"Expected different quantities from 0 to {self.quantities - 1} to move. Found {self.moves}.")
+            raise InputError(
+                f"Expected different quantities from 0 to {self.quantities - 1} to move. Found {self.moves}."
+            )
         if not thresholds[0] < thresholds[1] or delta <= 0 or not 0 < share <= 1 or needed < 1 or most < delta:
             raise InputError(
-                "Expected thresholds (low, high) in this order, a delta above 0 and at most `most`, a share in (0, 1] and "
-                f"at least 1 trial. Found {thresholds}, {delta}, {most}, {share} and {needed}."
+                "Expected thresholds (low, high) in this order, a delta above 0 and at most `most`, a share in (0, 1] "
+                f"and at least 1 trial. Found {thresholds}, {delta}, {most}, {share} and {needed}."
             )
         self.environment, self.thresholds, self.delta = environment, thresholds, delta
         self.share, self.needed, self.most = share, needed, most
@@ -158,7 +160,9 @@ class AdaptiveRanges:
         device = tasks.device
         reach = self.reach.to(device)
         u = uniform(-reach[:, 0], reach[:, 1], (n, self.quantities), generator)
-        which = torch.tensor(self.moves, device=device)[torch.randint(len(self.moves), (n,), generator=generator, device=device)]
+        which = torch.tensor(self.moves, device=device)[
+            torch.randint(len(self.moves), (n,), generator=generator, device=device)
+        ]
         side = torch.randint(2, (n,), generator=generator, device=device)
         chosen = torch.rand(n, generator=generator, device=device) < self.share
         end = (2 * side - 1) * reach[which, side]

@@ -136,8 +136,8 @@ class ToGymnasium(VectorEnv[Any, Any, Any]):
             action, problem = torch.as_tensor(np.asarray(actions)), self.environment.problem
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"Expected actions of {self.num_envs} tasks, as numbers. Found {type(actions).__name__} ({error}). Give "
-                "what action_space.sample() gives."
+                f"Expected actions of {self.num_envs} tasks, as numbers. Found {type(actions).__name__} ({error}). "
+                "Give what action_space.sample() gives."
             ) from error
         if action.shape[:1] != (self.num_envs,):
             raise InputError(f"Expected actions of {self.num_envs} tasks. Found shape {tuple(action.shape)}.")
@@ -314,7 +314,7 @@ class FromGymnasium:
         return torch.tensor(value, dtype=tasks.dtype, device=tasks.device)
 
     def numbers(self, observation: Any, rows: int | None = None) -> np.ndarray[Any, Any]:
-        """Observations as numbers, checked against the space; ``rows`` is how many there should be, if that is known."""
+        """Observations as numbers, checked against the space; ``rows`` is how many there should be, if known."""
         space = self.envs.single_observation_space
         try:
             found = np.asarray(observation)

@@ -112,8 +112,8 @@ def _from_file(where: str, what: str) -> Environment:
     if lacks:
         raise InputError(
             f"Expected an environment, or a function that makes one, called {what!r} in {path}. Found "
-            f"{type(found).__name__}, which lacks {', '.join(lacks)}. See quickstudy.core.Environment; Gymnasium's become "
-            "one by quickstudy.tasks.vector_env.FromGymnasium."
+            f"{type(found).__name__}, which lacks {', '.join(lacks)}. See quickstudy.core.Environment; Gymnasium's "
+            "become one by quickstudy.tasks.vector_env.FromGymnasium."
         )
     environment: Environment = found
     return environment
