@@ -84,7 +84,7 @@ def film(
 def _moments(trial: Played, whole: bool) -> list[int]:
     """Which steps are shown: all, or every so many of a long trial; until the last first episode has ended."""
     last = trial.reward.shape[1] if whole else int(trial.first.sum(1).max())
-    return list(range(0, last + 1, math.ceil(last / MOST)))
+    return sorted({*range(0, last, math.ceil(last / MOST)), last})
 
 
 def _tile(draw: Artist, trial: Played, tasks: Tensor, i: int, time: int, episodes: int) -> Image.Image:
@@ -356,9 +356,18 @@ def _(environment: Robots) -> tuple[Artist, float]:
         engine.mujoco.mj_forward(engine.model, data)
         camera = engine.mujoco.MjvCamera()
         camera.type = engine.mujoco.mjtCamera.mjCAMERA_TRACKING
-        camera.trackbodyid, camera.distance = 1, 4.0 if environment.spec.planar else 7.0
+        far = 10.0 if environment.task == "goal" else 7.0  # goals are up to 3 m away
+        camera.trackbodyid, camera.distance = 1, 4.0 if environment.spec.planar else far
         camera.azimuth, camera.elevation = (90.0, -12.0) if environment.spec.planar else (90.0, -35.0)
         shown.update_scene(data, camera)
+        if environment.task in ("goal", "direction"):  # a ball where it is to go
+            x, y = task.tolist()
+            if environment.task == "direction":
+                x, y = data.body(1).xpos[0] + 1.2 * x, data.body(1).xpos[1] + 1.2 * y
+            ball = shown.scene.geoms[shown.scene.ngeom]
+            kind, red = engine.mujoco.mjtGeom.mjGEOM_SPHERE, np.array([0.84, 0.37, 0.0, 1.0], dtype=np.float32)
+            engine.mujoco.mjv_initGeom(ball, kind, np.full(3, 0.2), np.array([x, y, 0.2]), np.eye(3).ravel(), red)
+            shown.scene.ngeom += 1
         return Image.fromarray(shown.render())
 
     return draw, 1 / engine.seconds

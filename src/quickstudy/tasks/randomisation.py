@@ -131,6 +131,7 @@ class AdaptiveRanges:
         # ends as [q, 2]: how far down, how far up, both as distances from the start
         self.reach = torch.zeros(self.quantities, 2)
         self.kept = [[[0.0, 0.0] for _ in range(2)] for _ in range(self.quantities)]  # sum and number of trials
+        self.at: Tensor | None = None  # at which end each task that was drawn last is; -1 at none
         self.forget()
 
     @property
@@ -211,7 +212,7 @@ class AdaptiveRanges:
 
     def forget(self) -> None:
         """Nothing is being watched."""
-        self.at: Tensor | None = None
+        self.at = None
         self.earned, self.going, self.begun = torch.zeros(0), torch.zeros(0, dtype=torch.bool), False
 
     def fixed(self) -> RandomPhysics:
