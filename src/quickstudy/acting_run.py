@@ -100,7 +100,8 @@ class ActingRun:
 
 def policy_of(method: Explorer) -> Policy:
     """Who is judged: does what the method thinks best; with a memory, acts as it learned to."""
-    return best_of(method) if hasattr(method, "predict") else method.explorer()
+    memoryless: Any = method
+    return best_of(memoryless) if hasattr(method, "predict") else method.explorer()
 
 
 def train(

@@ -1,5 +1,6 @@
 """Runs that act: train in an environment by its name, evaluate, watch; and what is refused."""
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 from tests.cli.common import run
 
-from quickstudy.acting_run import ActingRun, Config, policy_of, train
+from quickstudy.acting_run import ActingRun, policy_of, train
+from quickstudy.core import InputError
 from quickstudy.reports import movie
+from quickstudy.run import Config
 from quickstudy.tasks.worlds import WORLDS, world
 from quickstudy.training.checkpoint import load_checkpoint
 
@@ -124,15 +127,15 @@ def test_what_cannot_be_watched(maze: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_mp4_needs_a_library(maze: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(movie.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(movie.InputError, match=r"imageio-ffmpeg.*pip install imageio-ffmpeg; or write a GIF"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"imageio-ffmpeg.*pip install imageio-ffmpeg; or write a GIF"):
         movie.writer(tmp_path / "film.mp4")
 
 
 def test_an_environment_that_nobody_draws(tmp_path: Path) -> None:
     bandits = world("bandits")
     trained = policy_of(train(Config("rl2", "bandits", steps=1, settings={"width": 4}), tmp_path / "r")[0].method())
-    with pytest.raises(movie.InputError, match="can be drawn: points.*Found BernoulliBandits. See the run's report"):
+    with pytest.raises(InputError, match="can be drawn: points.*Found BernoulliBandits. See the run's report"):
         movie.film(bandits, trained, tmp_path / "film.gif")
     page = (tmp_path / "r" / "report.html").read_text()
     assert page.count("<svg") == 1 and page.count("Not drawn: BernoulliBandits") == 2
@@ -157,7 +160,7 @@ class NoGL:
 
 def test_no_gl_says_which_variable_chooses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    with pytest.raises(movie.InputError, match=r"MUJOCO_GL='osmesa' \(AttributeError.*MUJOCO_GL to egl.*osmesa.*glfw"):
+    with pytest.raises(InputError, match=r"MUJOCO_GL='osmesa' \(AttributeError.*MUJOCO_GL to egl.*osmesa.*glfw"):
         movie.stage(NoGL, None)
 
 

@@ -245,11 +245,13 @@ def _plane(plane: Scene) -> Artist:
             for column, kind in enumerate(kinds):
                 canvas.box(column, row, 1, 1, WALL if kind == "#" else PLAIN)
         if plane.goal is not None:
-            canvas.star(*plane.goal(task.unsqueeze(0))[0].tolist(), 10, RED)
-        places = [tuple(place) for place in plane.place(path).tolist()]
+            x, y = plane.goal(task.unsqueeze(0))[0].tolist()
+            canvas.star(x, y, 10, RED)
+        places: list[Point] = [(x, y) for x, y in plane.place(path).tolist()]
         canvas.line(places, "#7fb8d9", 2)
-        canvas.dot(*places[0], 4, PAPER, BLUE)
-        canvas.dot(*places[-1], 6, BLUE)
+        (x, y), (u, v) = places[0], places[-1]
+        canvas.dot(x, y, 4, PAPER, BLUE)
+        canvas.dot(u, v, 6, BLUE)
         return canvas.image
 
     return draw
@@ -318,8 +320,8 @@ def _(environment: Pendulum) -> tuple[Artist, float]:
             a, b = canvas.at(0, 0)
             r, full = 18 * TWICE, 150 * abs(push)
             # a torque that turns against the clock is an arc that begins at the top and goes left
-            ends = (270 - full, 270) if push > 0 else (270, 270 + full)
-            canvas.pen.arc((a - r, b - r, a + r, b + r), *ends, fill=BLUE, width=4 * TWICE)
+            start, end = (270 - full, 270.0) if push > 0 else (270.0, 270 + full)
+            canvas.pen.arc((a - r, b - r, a + r, b + r), start, end, fill=BLUE, width=4 * TWICE)
         return canvas.image
 
     return draw, 20.0
