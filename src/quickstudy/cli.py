@@ -39,6 +39,7 @@ Support = Annotated[Path | None, arg(metavar="SUPPORT", help_behavior_hint="")]
 Query = Annotated[Path, arg(metavar="QUERY")]
 ModelOut = Annotated[Path, arg(metavar="MODEL", aliases=["-o"])]
 TableOut = Annotated[Path | None, arg(metavar="FILE", aliases=["-o"], help_behavior_hint="")]
+FilmOut = Annotated[Path | None, arg(metavar="FILE", aliases=["-o"], help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
@@ -126,13 +127,14 @@ def train(
 
     Args:
         method: its name (see `quickstudy list`), or my_file.py:MyMethod
-        data: as in `quickstudy compare`
+        data: as in `quickstudy compare`; for methods that act, an environment (see `quickstudy list`), or
+            my_file.py:my_environment
         target: column to predict
         task: column that names the task
         group: column whose equal values stay together when rows are split
         out: the run's folder (default: runs/DATA-METHOD)
         question: the tasks I have, or tasks I will meet (default: meet where the data allow it)
-        steps: training steps (default: 1000; 250 for images and wide tables)
+        steps: training steps (default: 1000; 250 for images and wide tables; for methods that act, their loop's)
         seed: of split, first weights and episodes (default: 0)
         shots: labelled examples of a new task (default: the data's)
         ways: classes of a new task (default: the data's)
@@ -158,10 +160,17 @@ def train(
 
     config = _settle(run.Config, stored, given, out / "config.json")
     again = ["train", config.method, "--data", config.data, "--out", str(out), "--resume"]
-    with _resumable(again), Watch(_stderr()) as watch:
-        _, found = run.train(config, out, resume=resume, progress=lambda done, total: watch(config.method, done, total))
+    acts = _acts(config.method, config.data)
+    with _resumable(again), Watch(_stderr(), every=5 if acts else 20) as watch:
+        say = lambda done, total: watch(config.method, done, total)  # noqa: E731
+        if acts:
+            from quickstudy import acting_run
+
+            _, found = acting_run.train(config, out, resume=resume, progress=say)
+        else:
+            _, found = run.train(config, out, resume=resume, progress=say)
     metric = run.read_json(out / "validation.json")["metric"]
-    _say(f"validation {metric} {found} over {found.n} tasks\n{out}")
+    _say(f"validation {metric} {found} over {found.n} tasks\n{out / 'report.html' if acts else out}")
 
 
 def evaluate(run: Positional[RunFolder], /, *, episodes: Count = None, shots: Count = None, ways: Count = None) -> None:
@@ -169,15 +178,49 @@ def evaluate(run: Positional[RunFolder], /, *, episodes: Count = None, shots: Co
 
     Args:
         run: a folder that `quickstudy train` wrote
-        episodes: test episodes of class sets (default: 600); other data have the test tasks they have
+        episodes: test episodes of class sets (default: 600), new tasks to act in (default: 200); other data have the
+            test tasks they have
         shots: labelled examples of a task (default: as trained)
         ways: classes of a task (default: as trained)
     """
     from quickstudy import run as runs
 
-    found = runs.Run.load(run).evaluate(episodes=episodes, shots=shots, ways=ways)
+    if _is_acting(run):
+        from quickstudy.acting_run import ActingRun
+        from quickstudy.core import InputError
+
+        if shots is not None or ways is not None:
+            raise InputError(
+                f"Expected no --shots and no --ways: {run} acts in an environment, which has no examples. Found one. "
+                "Leave it out."
+            )
+        found = ActingRun.load(run).evaluate(episodes)
+    else:
+        found = runs.Run.load(run).evaluate(episodes=episodes, shots=shots, ways=ways)
     metric = runs.read_json(run / "evaluation.json")["metric"]
     _say(f"test {metric} {found} over {found.n} tasks (95 % interval)\n{run / 'evaluation.json'}")
+
+
+def watch(run: Positional[RunFolder], /, *, output: FilmOut = None, tasks: Count = None, seed: Count = None) -> None:
+    """Write a film of a trained policy at work.
+
+    Args:
+        run: a folder that `quickstudy train` wrote, of a method that acts
+        output: the file, .gif or .mp4 (default: watch.gif in the run's folder)
+        tasks: how many tasks, side by side (default: 4)
+        seed: of the tasks and of all chance in them (default: 0)
+    """
+    from quickstudy.acting_run import ActingRun, policy_of
+    from quickstudy.reports.movie import film
+
+    trained, path = ActingRun.load(run), run / "watch.gif" if output is None else output
+    policy = policy_of(trained.method())
+    with Watch(_stderr(), every=5) as bar:
+        film(
+            trained.environment(), policy, path, tasks=4 if tasks is None else tasks, seed=seed or 0,
+            progress=lambda done, total: bar("frames", done, total),
+        )  # fmt: skip
+    _say(str(path))
 
 
 def adapt(
@@ -226,21 +269,25 @@ def predict(model: Positional[ModelFile], query: Positional[Query], /, *, output
 
 
 def list_all() -> None:
-    """Name the methods and the data sets."""
+    """Name the methods, the data sets and the environments."""
     from rich.table import Table
 
     from quickstudy.methods.registry import all_methods
     from quickstudy.tasks.load import NAMES, about
+    from quickstudy.tasks.worlds import WORLDS
 
     methods = [(m.name, m.summary, m.reference) for m in all_methods().values()]
-    for title, rows in (("methods", methods), ("data", [(name, about(name), "") for name in NAMES])):
+    data = [(name, about(name), "") for name in NAMES]
+    worlds = [(name, one.about, "") for name, one in WORLDS.items()]
+    for title, rows in (("methods", methods), ("data", data), ("environments", worlds)):
         shown = Table(box=None, padding=(0, 2, 0, 0))
         for head in (title, "", ""):
             shown.add_column(head, no_wrap=head == title)
         for row in rows:
             shown.add_row(*row)
         _stdout().print(shown, highlight=False)
-    _say("or your own: a CSV or Parquet file, a folder of them, a folder of class folders of images")
+    _say("or your own: a CSV or Parquet file, a folder of them, a folder of class folders of images; for methods that")
+    _say("act, my_file.py:my_environment")
 
 
 def claims(
@@ -296,6 +343,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "adapt": adapt,
     "predict": predict,
+    "watch": watch,
     "list": list_all,
     "claims": claims,
 }
@@ -329,6 +377,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, QuickstudyError | OSError):
             raise
         _fail(str(error))
+
+
+def _acts(method: str, data: str) -> bool:
+    """Whether a run acts in an environment; where neither says so, it learns from examples."""
+    from quickstudy.core import Explorer
+    from quickstudy.methods.registry import find
+    from quickstudy.tasks.load import NAMES
+    from quickstudy.tasks.worlds import is_world
+
+    if is_world(data):
+        return True
+    known = data in NAMES or data.startswith("planted") or Path(data).expanduser().exists()
+    return issubclass(find(method), Explorer) and not known
+
+
+def _is_acting(folder: Path) -> bool:
+    """Whether a run's folder is one that acts; what is wrong with the folder is said elsewhere."""
+    from quickstudy.tasks.worlds import is_world
+
+    return is_world(str(_stored(folder / "config.json").get("run", {}).get("data", "")))
 
 
 def _check_options(arguments: Sequence[str]) -> None:

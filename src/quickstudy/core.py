@@ -418,9 +418,11 @@ class Explorer(Method):
 
     Attributes:
         acts: which kinds of actions it can take: ``"classification"`` (discrete), ``"regression"`` (continuous).
+        passes: optimiser steps that training takes on the same trials unless told otherwise.
     """
 
     acts: ClassVar[tuple[Kind, ...]] = ("classification",)
+    passes: ClassVar[int] = 1
 
     @classmethod
     def refuses(cls, problem: Problem) -> str:

@@ -253,6 +253,9 @@ class Faulty(VectorEnv[Any, Any, Any]):
         return {
             "four": (seen, reward, no, {}),
             "shape": (seen[:, :2], reward, no, no, {}),
+            "too many": (np.zeros((3, 3), np.float32), reward, no, no, {}),
+            "ragged": ([[0.0, 0.0, 0.0], [0.0]], reward, no, no, {}),
+            "words": (np.full((2, 3), "a"), reward, no, no, {}),
             "one reward": (seen, 0.0, no, no, {}),
             "numbers for bools": (seen, reward, np.zeros(2), no, {}),
             "no final": (seen, reward, np.array([False, True]), no, {}),
@@ -264,7 +267,10 @@ class Faulty(VectorEnv[Any, Any, Any]):
     "fault, message",
     [
         ("four", r"step to give \(observations, .*not 4 things. .*breaks Gymnasium's contract at step 3"),
-        ("shape", r"observations as in Box\(.*not float32 \(2, 2\).*at step 3"),
+        ("shape", r"observations of shape \(2, 3\) as in Box\(.*not float32 \(2, 2\).*at step 3"),
+        ("too many", r"observations of shape \(2, 3\) as in Box\(.*not float32 \(3, 3\).*at step 3"),
+        ("ragged", r"all of one shape, not shapes that differ.*at step 3"),
+        ("words", r"observations of shape \(2, 3\) as in Box\(.*not <U1 \(2, 3\).*at step 3"),
         ("one reward", r"rewards of 2 numbers, not float64 \(\)"),
         ("numbers for bools", r"terminations of 2 bools, not float64 \(2,\)"),
         ("no final", r"infos\['final_obs'\] for every episode that ended"),
@@ -275,6 +281,32 @@ def test_what_breaks_the_contract_is_named(fault: str, message: str) -> None:
     env = FromGymnasium(Faulty(fault), horizon=10)
     with pytest.raises(RunError, match=message):
         collect(env, at_random(env.problem), env.sample(2, generator(0)), generator(0))
+
+
+def test_a_reset_that_breaks_the_contract_is_named() -> None:
+    class Bare(Faulty):
+        def reset(self, **_: Any) -> Any:
+            return np.zeros((2, 3), np.float32) if self.fault == "no infos" else (np.full((2, 3), np.nan), {})
+
+    with pytest.raises(RunError, match=r"reset to give \(observations, infos\), not ndarray.*at step 0"):
+        FromGymnasium(Bare("no infos"), horizon=3).reset(torch.zeros(2, 1), generator(0))
+    with pytest.raises(RunError, match="The observation after a reset should be finite. Found .*nan.* for task 0"):
+        FromGymnasium(Bare("nan"), horizon=3).reset(torch.zeros(2, 1), generator(0))
+
+
+def test_a_kind_that_there_is_not_is_named() -> None:
+    env = FromGymnasium(gymnasium.make_vec("CliffWalking-v1", 2, vectorization_mode="sync"), horizon=5)
+    with pytest.raises(RunError, match=r"observations as in Discrete\(48\), not 48"):
+        env.numbers(np.array([3, 48]))
+
+
+def test_actions_that_are_no_numbers_are_refused() -> None:
+    envs = ToGymnasium(BitFlip(4), 2)
+    envs.reset(seed=0)
+    with pytest.raises(InputError, match=r"actions of 2 tasks, as numbers. Found NoneType"):
+        envs.step(None)
+    with pytest.raises(InputError, match=r"actions of 2 tasks, as numbers. Found list"):
+        envs.step([[0, 1], [0]])
 
 
 def test_what_cannot_be_served_is_refused() -> None:

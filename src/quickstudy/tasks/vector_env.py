@@ -132,7 +132,13 @@ class ToGymnasium(VectorEnv[Any, Any, Any]):
 
     def checked(self, actions: Any) -> Tensor:
         """Actions as the environment takes them."""
-        action, problem = torch.as_tensor(np.asarray(actions)), self.environment.problem
+        try:
+            action, problem = torch.as_tensor(np.asarray(actions)), self.environment.problem
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"Expected actions of {self.num_envs} tasks, as numbers. Found {type(actions).__name__} ({error}). "
+                "Give what action_space.sample() gives."
+            ) from error
         if action.shape[:1] != (self.num_envs,):
             raise InputError(f"Expected actions of {self.num_envs} tasks. Found shape {tuple(action.shape)}.")
         if problem.kind == "regression":
@@ -232,13 +238,23 @@ class FromGymnasium:
         """Begin anew: those that ended with the step just taken, or else all."""
         draw = torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device)
         if self.first is None or not self.ended.any() or self.ended.all():
-            self.first, self.steps = self.numbers(self.envs.reset(seed=int(draw))[0]), 0
+            self.steps = 0
+            self.first = self.began(self.envs.reset(seed=int(draw)))
         elif self.mode is not AutoresetMode.SAME_STEP:
             mask = self.ended.copy()
-            seen = self.numbers(self.envs.reset(options={"reset_mask": mask})[0])
+            seen = self.began(self.envs.reset(options={"reset_mask": mask}))
             self.first = np.where(expand(mask, seen), seen, self.first)
         self.ended = np.zeros_like(self.ended)
-        return self.ticket(tasks), self.tensor(self.first, tasks)
+        observation = self.tensor(self.first, tasks)
+        finite("The observation after a reset", observation, self.steps, tasks)
+        return self.ticket(tasks), observation
+
+    def began(self, given: Any) -> np.ndarray[Any, Any]:
+        """The observations that a reset gave."""
+        if not isinstance(given, tuple) or len(given) != 2:
+            found = f"{len(given)} things" if isinstance(given, tuple) else type(given).__name__
+            raise self.broken(f"reset to give (observations, infos), not {found}")
+        return self.numbers(given[0], self.envs.num_envs)
 
     def step(
         self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
@@ -270,7 +286,7 @@ class FromGymnasium:
             if shape != (self.envs.num_envs,) or found.kind not in kind:
                 kinds = "bools" if kind == "b" else "numbers"
                 raise self.broken(f"{name} of {self.envs.num_envs} {kinds}, not {found} {shape}")
-        seen = self.numbers(observation)
+        seen = self.numbers(observation, self.envs.num_envs)
         self.ended = np.asarray(terminated) | np.asarray(truncated)
         self.first = seen
         if self.mode is AutoresetMode.SAME_STEP and self.ended.any():
@@ -278,7 +294,7 @@ class FromGymnasium:
             if final is None or any(final[i] is None for i in self.ended.nonzero()[0]):
                 raise self.broken("infos['final_obs'] for every episode that ended, as same-step mode says")
             seen = seen.copy()
-            seen[self.ended] = self.numbers(np.stack([np.asarray(final[i]) for i in self.ended.nonzero()[0]]))
+            seen[self.ended] = self.numbers([final[i] for i in self.ended.nonzero()[0]])
         result = self.tensor(seen, tasks), self.tensor(np.asarray(reward), tasks)
         finite("The observation", result[0], self.steps, tasks)
         finite("The reward", result[1], self.steps, tasks)
@@ -297,13 +313,22 @@ class FromGymnasium:
         """A copy: some environments write into what they gave before."""
         return torch.tensor(value, dtype=tasks.dtype, device=tasks.device)
 
-    def numbers(self, observation: Any) -> np.ndarray[Any, Any]:
-        """Observations as numbers, checked against the space."""
-        space, found = self.envs.single_observation_space, np.asarray(observation)
-        if found.shape[1:] != space.shape or (isinstance(space, spaces.Discrete) and found.dtype.kind not in "iu"):
-            raise self.broken(f"observations as in {space}, not {found.dtype} {found.shape}")
+    def numbers(self, observation: Any, rows: int | None = None) -> np.ndarray[Any, Any]:
+        """Observations as numbers, checked against the space; ``rows`` is how many there should be, if known."""
+        space = self.envs.single_observation_space
+        try:
+            found = np.asarray(observation)
+        except ValueError as error:
+            raise self.broken(f"observations as in {space}, all of one shape, not shapes that differ") from error
+        kinds = "iu" if isinstance(space, spaces.Discrete) else "fiub"
+        shape = ((len(observation) if rows is None else rows), *space.shape)  # type: ignore[misc]
+        if found.shape != shape or found.dtype.kind not in kinds:
+            raise self.broken(f"observations of shape {shape} as in {space}, not {found.dtype} {found.shape}")
         if isinstance(space, spaces.Discrete):
-            return np.eye(int(space.n), dtype=np.float32)[found - int(space.start)]
+            index = found - int(space.start)
+            if ((index < 0) | (index >= space.n)).any():
+                raise self.broken(f"observations as in {space}, not {found[(index < 0) | (index >= space.n)][0]}")
+            return np.eye(int(space.n), dtype=np.float32)[index]
         return found
 
     def action(self, action: Tensor) -> np.ndarray[Any, Any]:

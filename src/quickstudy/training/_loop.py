@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,6 +92,31 @@ class Descent:
             f"Expected finite losses. Found {float(losses.detach()[where])} at step {number} in task {name(where)}."
             f"{began} Lower the step size (or the inner step size), or look at that task's data.{self._kept()}"
         )
+
+    @contextlib.contextmanager
+    def acting(self, step: int, save: Callable[[int], None]) -> Iterator[None]:
+        """Around what the environment does: where it breaks down, what was learned until then is saved first.
+
+        Chance is put back to what it was before, so that a run that goes on in a mended environment gives the same
+        numbers as one that met no trouble.
+
+        Args:
+            step: of the loop.
+            save: calls :meth:`save` with what the loop needs to go on from this step.
+
+        Raises:
+            RunError: the environment's own, with the step and where the run is.
+        """
+        before = self.generator.get_state()
+        try:
+            yield
+        except RunError as error:
+            kept = ""
+            if self.checkpoint is not None:
+                self.generator.set_state(before)
+                save(step)
+                kept = f" What was learned until then is in {self.checkpoint}."
+            raise RunError(f"{error} It was in step {step} of training.{kept}") from error
 
     def _kept(self) -> str:
         saved = self.checkpoint is not None and self.checkpoint.is_file()

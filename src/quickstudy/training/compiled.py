@@ -48,7 +48,10 @@ class CompiledLosses:
             self._programs[shapes] = self._compile(state, data)
         losses, *gradients = self._programs[shapes](state, data)
         for name, gradient in zip(self._moving, gradients, strict=True):
-            self._state[name].grad = gradient
+            own = self._state[name]
+            # PyTorch's fused optimisers (2.13) read a gradient's memory in the order of the parameter's, whatever its
+            # strides say: a transposed one would move the wrong numbers, without a word
+            own.grad = gradient if gradient.stride() == own.stride() else torch.empty_like(own).copy_(gradient)
         return losses
 
     def _step(self, state: list[Tensor], data: list[Tensor | None]) -> list[Tensor]:

@@ -122,7 +122,8 @@ def fit_imitation(
 
     Raises:
         InputError: the method does not learn from a teacher.
-        RunError: a loss is not finite (names the step and the trial).
+        RunError: a loss is not finite, or what the environment gave (names the step and the trial). In the second case
+            the checkpoint has all that was learned before.
     """
     if not isinstance(method, Imitates):
         raise InputError(
@@ -137,12 +138,18 @@ def fit_imitation(
     saved = descent.load(resume)
     if saved is not None:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
-        kept = under("data/", saved[0])
-        data = [Taught(**kept) if "advice" in kept else Trajectory(**kept)]
+        known = under("data/", saved[0])  # none where the environment broke down in the first round
+        data = [Taught(**known) if "advice" in known else Trajectory(**known)] if known else []
+
+    def save(at: int) -> None:
+        kept = {f"data/{name}": value for one in data for name, value in vars(one).items() if value is not None}
+        descent.save(kept, {"step": at, "history": vars(history)})
+
     method.train()
     for turn in range(start, rounds):
-        draw = environment.sample(tasks, generator)
-        trials = taught(environment, method.explorer(), teacher(draw), draw, method.teacher_share(turn), generator)
+        with descent.acting(turn, save):
+            draw = environment.sample(tasks, generator)
+            trials = taught(environment, method.explorer(), teacher(draw), draw, method.teacher_share(turn), generator)
         data = [joined([*data, trials])]
         loss = 0.0
         for number in range(passes):
@@ -151,8 +158,7 @@ def fit_imitation(
         history.loss.append(loss)
         history.score.append(float(trials.reward.sum(1).mean()))
         history.best_step = turn + 1
-        kept = {f"data/{name}": value for name, value in vars(data[0]).items() if value is not None}
-        descent.save(kept, {"step": turn + 1, "history": vars(history)})
+        save(turn + 1)
         if progress is not None:
             progress(turn + 1, rounds)
     method.eval()

@@ -10,7 +10,7 @@ from quickstudy.combine import mean
 from quickstudy.core import Environment, Explorer, Follows, InputError, Replayed, Teaches
 from quickstudy.methods.rl._replay import Replay, with_noise
 from quickstudy.methods.rl.relabel import Relabel
-from quickstudy.tasks.acting import at_random
+from quickstudy.tasks.acting import at_random, finite
 from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import _where
@@ -68,7 +68,8 @@ def fit_off_policy(
 
     Raises:
         InputError: the method has no target nets to follow: it learns from its own present trials, see ``fit_rl``.
-        RunError: a loss is not finite (names the step).
+        RunError: a loss is not finite, or what the environment gave (names the step). In the second case the checkpoint
+            has all that was learned before.
     """
     if not isinstance(method, Follows):
         raise InputError(
@@ -95,25 +96,34 @@ def fit_off_policy(
         task, state, observation, mind, total = (saved[0][f"now/{name}"] for name in NOW)
         score, episodes, since = 0.0, 0, start
         give_back(environment, saved[0])
+
+    def save(at: int) -> None:
+        now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
+        kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
+        descent.save(kept | learned_of(environment), {"step": at, "history": vars(history)})
+
     method.train()
     for step in range(start, steps):
         policy = at_random(problem) if step < first else method.explorer()
-        with torch.no_grad():
-            action, _, mind = policy.act(observation, mind, generator)
-            state, after, reward, terminated, truncated = environment.step(state, action, task, generator)
-            done = terminated | truncated
-            mind = policy.learn(mind, action, reward, done)
+        with descent.acting(step, save), torch.no_grad():
+            action, _, thought = policy.act(observation, mind, generator)
+            there, after, reward, terminated, truncated = environment.step(state, action, task, generator)
+            finite("The observation", after, step, task)
+            finite("The reward", reward, step, task)
+            done, seen, other = terminated | truncated, after, task
+            if bool(done.any()):
+                other = _where(done, environment.sample(tasks, generator), task)
+                fresh, begun = environment.reset(other, generator)
+                finite("The observation after a reset", begun, step, other)
+                there, seen = _where(done, fresh, there), _where(done, begun, after)
         past.add(observation, action, reward, terminated, truncated, after)
-        observation, total = after, total + reward
+        mind, total, before = policy.learn(thought, action, reward, done), total + reward, task
+        state, observation, task = there, seen, other
         if bool(done.any()):
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
             if isinstance(environment, Teaches):
-                environment.met(task[done], total[done], after[done], generator)
-            total = total.where(~done, 0)
-            task = _where(done, environment.sample(tasks, generator), task)
-            fresh, seen = environment.reset(task, generator)
-            state, observation = _where(done, fresh, state), _where(done, seen, observation)
-            mind = _where(done, policy.start(tasks).to(mind), mind)
+                environment.met(before[done], total[done], after[done], generator)
+            total, mind = total.where(~done, 0), _where(done, policy.start(tasks).to(mind), mind)
         if step >= first:
             for turn in range(updates):
                 losses = method(_drawn(past, batch, relabel, environment, generator))
@@ -127,9 +137,7 @@ def fit_off_policy(
             history.score.append(score / episodes if episodes else torch.nan)
             history.best_step = finished
             loss, score, episodes, since = 0.0, 0.0, 0, finished
-            now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
-            kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
-            descent.save(kept | learned_of(environment), {"step": finished, "history": vars(history)})
+            save(finished)
         if progress is not None:
             progress(finished, steps)
     method.eval()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quickstudy.combine import mean
 from quickstudy.core import Environment, Explorer, Improves, Policy, Teaches, Trajectory
+from quickstudy.tasks.acting import finite
 from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of
 from quickstudy.training.fit import History
 
@@ -27,13 +28,19 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
 
     Shape:
         trajectory ``[T, horizon, ...]``.
+
+    Raises:
+        RunError: the environment gave a number that is not finite (names the task and the step of the trial).
     """
     memory = policy.start(len(tasks))
     state, observation = environment.reset(tasks, generator)
+    finite("The observation after a reset", observation, 0, tasks)
     steps = []
-    for _ in range(environment.horizon):
+    for time in range(environment.horizon):
         action, log_prob, memory = policy.act(observation, memory, generator)
         state, after, reward, terminated, truncated = environment.step(state, action, tasks, generator)
+        finite("The observation", after, time + 1, tasks)
+        finite("The reward", reward, time + 1, tasks)
         done = terminated | truncated
         memory = policy.learn(memory, action, reward, done)
         ends = done.to(reward.dtype), log_prob, terminated.to(reward.dtype)
@@ -42,6 +49,7 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
         if bool(done.any()):
             fresh, first = environment.reset(tasks, generator)
             state, observation = _where(done, fresh, state), _where(done, first, observation)
+            finite("The observation after a reset", observation, time + 1, tasks)
     return Trajectory(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
 
 
@@ -103,7 +111,8 @@ def fit_rl(
         The history; its score is the mean total reward of the trials since the entry before, each in a new task.
 
     Raises:
-        RunError: a loss is not finite (names the step and the task).
+        RunError: a loss is not finite, or what the environment gave (names the step and the task). In the second case
+            the checkpoint has all that was learned before.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     history = History()
@@ -115,12 +124,17 @@ def fit_rl(
     if saved is not None:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
         give_back(environment, saved[0])
+
+    def save(at: int) -> None:
+        descent.save(learned_of(environment), {"step": at, "history": vars(history)})
+
     method.train()
     loss = score = 0.0
     since = start
     for step in range(start, steps):
-        drawn = environment.sample(tasks, generator)
-        trials = collect(environment, method.explorer(), drawn, generator)
+        with descent.acting(step, save):
+            drawn = environment.sample(tasks, generator)
+            trials = collect(environment, method.explorer(), drawn, generator)
         score += float(trials.reward.sum(1).mean())
         if isinstance(method, Improves):
             method.improve(trials)
@@ -135,7 +149,7 @@ def fit_rl(
             history.score.append(score / (done - since))
             history.best_step = done
             loss, score, since = 0.0, 0.0, done
-            descent.save(learned_of(environment), {"step": done, "history": vars(history)})
+            save(done)
         if progress is not None:
             progress(done, steps)
     method.eval()

@@ -52,6 +52,7 @@ class ActorCritic(Explorer):
     summary: ClassVar[str] = "policy gradient with advantages from a learned value (GAE)"
     reference: ClassVar[str] = "Schulman et al. 2016, arXiv:1506.02438"
     acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    lr: ClassVar[float] = 1e-2
 
     def __init__(
         self,

@@ -62,6 +62,8 @@ class PPO(Explorer):
     summary: ClassVar[str] = "policy gradient whose steps are clipped, several on the same trials"
     reference: ClassVar[str] = "Schulman et al. 2017, arXiv:1707.06347"
     acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    lr: ClassVar[float] = 3e-3
+    passes: ClassVar[int] = 10
 
     def __init__(
         self,

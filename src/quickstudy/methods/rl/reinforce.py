@@ -47,6 +47,7 @@ class Reinforce(Explorer):
     summary: ClassVar[str] = "policy gradient from whole returns"
     reference: ClassVar[str] = "Williams 1992"
     acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    lr: ClassVar[float] = 1e-2
 
     def __init__(
         self,

@@ -51,6 +51,8 @@ class RL2(Explorer):
     name: ClassVar[str] = "rl2"
     summary: ClassVar[str] = "a recurrent policy that learns a task while it acts in it"
     reference: ClassVar[str] = "Duan et al. 2016, arXiv:1611.02779"
+    lr: ClassVar[float] = 1e-2
+    passes: ClassVar[int] = 8
     order_free: bool = False
 
     def __init__(

@@ -99,6 +99,7 @@ class SAC(Explorer):
         wide = outputs if self.apart else outputs * max(heads, 1)
         self.critics = Critics(2 * heads if self.apart else 2, (inputs, width, width, wide), generator)
         self.target = target_of(self.critics)
+        self.learns_temperature = learn_temperature
         first = torch.full((heads,) if heads else (), math.log(temperature))
         self.log_temperature = nn.Parameter(first, requires_grad=learn_temperature)
 
@@ -137,7 +138,7 @@ class SAC(Explorer):
         reward, entropy = self.worth(trajectory.observation, noise[:, :, 0], self.critics)
         policy = -(reward + temperature * entropy)
         loss = error + policy
-        if self.log_temperature.requires_grad:
+        if self.learns_temperature:
             loss = loss + log_temperature * (entropy.detach() - self.aim)
         return loss.mean(1)
 

@@ -68,6 +68,8 @@ class TRPO(Explorer):
     summary: ClassVar[str] = "natural policy gradient within a bound on the policy's change"
     reference: ClassVar[str] = "Schulman et al. 2015, arXiv:1502.05477"
     acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
+    lr: ClassVar[float] = 1e-2
+    passes: ClassVar[int] = 10
 
     def __init__(
         self,
