@@ -1,6 +1,6 @@
 """Domain randomisation on cart-pole: fixed ranges, adaptive ones, memory; tested in another simulator.
 
-    python recipes/domain-randomisation/recipe.py      # 27 training runs, 10 to 50 s each on one core
+    python recipes/domain-randomisation/recipe.py      # 26 training runs, a minute or two each on one core
 
 Training varies the pole's length and mass, in a simulator without friction, by Euler's steps of 20 ms. The test is
 another simulator: friction of the cart and of the hinge, four steps of 5 ms. ``inside``: length and mass within a
