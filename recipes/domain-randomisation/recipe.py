@@ -1,6 +1,6 @@
 """Domain randomisation on cart-pole: fixed ranges, adaptive ones, memory; tested in another simulator.
 
-    python recipes/domain-randomisation/recipe.py      # 27 training runs, 10 to 50 s each on one core
+    python recipes/domain-randomisation/recipe.py      # 26 training runs, a minute or two each on one core
 
 Training varies the pole's length and mass, in a simulator without friction, by Euler's steps of 20 ms. The test is
 another simulator: friction of the cart and of the hinge, four steps of 5 ms. ``inside``: length and mass within a
@@ -156,7 +156,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 def draw(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     """Score by the pole's length; the ranges as they grew."""
-    figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.6, 1)})
     factor = np.exp(np.linspace(-FAR, FAR, 17))
     colours = {"one physics": "0.5", "fixed": "#D55E00", "wide": "#009E73", "adaptive": "#0072B2"}
@@ -169,7 +169,7 @@ def draw(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     left.set(xlabel="length of the pole, times the usual", ylabel="share of the longest episode", ylim=(0, 1.03))
-    left.legend(frameon=False, fontsize=8, loc="lower center")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     left.set_title("In the other simulator", fontsize=10)
     for run in results["PPO", "adaptive"]:
         low_mass, low_length, high_mass, high_length = np.exp(np.array(run["ranges"])).T
@@ -180,7 +180,7 @@ def draw(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     right.set_yscale("log", base=2)
     right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     right.set(xlabel="training step", ylabel="times the usual")
-    right.set_title("Adaptive ranges: length (lines), mass (dots)", fontsize=10)
+    right.set_title("Adaptive ranges (dotted: mass)", fontsize=10)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
