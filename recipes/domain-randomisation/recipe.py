@@ -33,11 +33,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from quickstudy.core import Environment, Policy
+from quickstudy.curricula import AdaptiveRanges, Taught
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO, RL2
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.classic import CartPole
-from quickstudy.tasks.randomisation import AdaptiveRanges, RandomPhysics
+from quickstudy.tasks.randomisation import RandomPhysics
 from quickstudy.training import collect, first_returns, fit_rl
 
 POLE = CartPole(length=200)
@@ -85,7 +87,8 @@ def family(kind: str) -> Any:
     """Where training tasks come from; quantities are gravity, cart, pole, half its length."""
     reach = {"one physics": 0.0, "fixed": NEAR, "wide": FAR}
     if kind == "adaptive":
-        return AdaptiveRanges(POLE, (2, 3), (80.0, 150.0), delta=0.15, needed=8, most=FAR)
+        usual = POLE.sample(1, generator(0))[0]
+        return Taught(POLE, AdaptiveRanges(usual, (2, 3), (80.0, 150.0), delta=0.15, needed=8, most=FAR))
     u = reach[kind]
     return RandomPhysics(POLE, (0.0, 0.0, -u, -u), (0.0, 0.0, u, u))
 
@@ -120,8 +123,8 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
     ranges: list[list[float]] = []
 
     def progress(done: int, steps: int) -> None:
-        if isinstance(env, AdaptiveRanges):
-            ranges.append([*env.low[2:], *env.high[2:]])
+        if isinstance(env, Taught):
+            ranges.append([*env.curriculum.low[2:], *env.curriculum.high[2:]])
 
     passes, lr = (10, 3e-3) if name == "PPO" else (5, 5e-3)
     fit_rl(
@@ -144,14 +147,6 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
     notes.write_text(json.dumps(result))
     print(f"{name}, {kind}, seed {seed}: {found}, {result['minutes']:.1f} min", flush=True)
     return result
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean over seeds and its 95 % interval (t); no interval of one run."""
-    t = {1: math.nan, 2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean = float(np.mean(values))
-    half = t * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else math.nan
-    return mean, mean - half, mean + half
 
 
 def draw(results: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
@@ -206,14 +201,13 @@ def main() -> None:
     minutes = lambda *keys: sum(run["minutes"] for key in keys for run in results[key])  # noqa: E731
 
     def claim(what: str, values: list[float], target: float, source: str, took: float) -> None:
-        mean, low, high = interval(values)
-        print(f"{what}: {mean:.3f} [{low:.3f}, {high:.3f}]")
-        known = math.isfinite(low)
+        over = between_seeds(values, TEST, -1.0, 1.0)
+        print(f"{what}: {over}")
         rows.append(
             Row(
                 "domain-randomisation", f"cart-pole in another simulator: {what}", "share of the longest episode",
-                mean, low if known else None, high if known else None, n=TEST, seeds=len(values), target=target,
-                better="higher", source=source, tier="cpu", minutes=took, command=COMMAND,
+                over.mean, over.low, over.high, n=TEST, seeds=over.seeds, target=target, better="higher",
+                source=source, tier="cpu", minutes=took, command=COMMAND,
             )
         )  # fmt: skip
 

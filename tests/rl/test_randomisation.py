@@ -2,17 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from quickstudy.core import InputError, Problem
+from quickstudy.curricula import AdaptiveRanges, Taught
 from quickstudy.methods import PPO
 from quickstudy.tasks.acting import Rule
 from quickstudy.tasks.classic import CartPole, Pendulum
-from quickstudy.tasks.randomisation import AdaptiveRanges, RandomPhysics
-from quickstudy.training import collect, fit_rl
+from quickstudy.tasks.randomisation import RandomPhysics
+from quickstudy.training import collect, first_returns, fit_rl
 
 
 def generator(seed: int) -> torch.Generator:
@@ -53,32 +55,40 @@ def test_fixed_ranges_are_uniform_in_the_logarithm() -> None:
     assert float(u[:, 1].var()) == pytest.approx(1.5**2 / 12, abs=0.01)
 
 
+ONE = torch.ones(2)
+
+
+def meet(ranges: AdaptiveRanges, tasks: int, chance: torch.Generator) -> None:
+    """A round of training, without the learning."""
+    drawn = ranges.sample(tasks, chance)
+    trials = collect(Limits(), STILL, drawn, chance)
+    ranges.met(drawn, first_returns(trials), trials.observation[:, -1], chance)
+
+
 def test_ends_stop_where_the_policy_fails() -> None:
     """Each end grows to the last place that is coped with, or swings around it by one delta; the bound holds."""
-    env = AdaptiveRanges(Limits(), (0, 1), (1.0, 3.0), delta=0.1, needed=8, most=1.0)
-    chance = generator(0)
+    ranges, chance = AdaptiveRanges(ONE, (0, 1), (1.0, 3.0), delta=0.1, needed=8, most=1.0), generator(0)
     for _ in range(150):
-        collect(env, STILL, env.sample(64, chance), chance)
-    (low, _), (high, wide) = env.low, env.high
+        meet(ranges, 64, chance)
+    (low, least), (high, wide) = ranges.low, ranges.high
     assert low == pytest.approx(-math.log(2), abs=0.11)
     assert high == 1.0  # log 3 is beyond the bound
     assert wide == pytest.approx(math.log(2), abs=0.11)
-    assert env.low[1] == -1.0
+    assert least == -1.0
 
 
 def test_nothing_grows_for_a_policy_that_fails_and_ranges_shrink() -> None:
-    env = AdaptiveRanges(Limits(), (0,), (5.0, 6.0), needed=4)  # more than can be earned
-    env.reach[0] = torch.tensor([0.5, 0.4])
-    chance = generator(0)
+    ranges, chance = AdaptiveRanges(ONE, (0,), (5.0, 6.0), needed=4), generator(0)  # more than can be earned
+    ranges.reach[0] = torch.tensor([0.5, 0.4])
     for _ in range(20):
-        collect(env, STILL, env.sample(32, chance), chance)
-    assert env.low == (0.0, 0.0) and env.high == (0.0, 0.0)
+        meet(ranges, 32, chance)
+    assert ranges.low == (0.0, 0.0) and ranges.high == (0.0, 0.0)
 
 
 def test_a_share_of_the_tasks_is_at_an_end() -> None:
-    env = AdaptiveRanges(Limits(), (0, 1), (1.0, 3.0), share=0.25)
-    env.reach = torch.tensor([[0.5, 1.0], [0.25, 2.0]])
-    u = env.sample(20_000, generator(0)).log()
+    ranges = AdaptiveRanges(ONE, (0, 1), (1.0, 3.0), share=0.25)
+    ranges.reach = torch.tensor([[0.5, 1.0], [0.25, 2.0]])
+    u = ranges.sample(20_000, generator(0)).log()
     ends = torch.tensor([[-0.5, 1.0], [-0.25, 2.0]])
     at = (u.unsqueeze(-1) - ends).abs() < 1e-5
     assert float(at.any(-1).any(-1).float().mean()) == pytest.approx(0.25, abs=0.01)
@@ -86,37 +96,35 @@ def test_a_share_of_the_tasks_is_at_an_end() -> None:
     assert bool((u >= ends[:, 0] - 1e-5).all() and (u <= ends[:, 1] + 1e-5).all())
 
 
-def test_only_the_first_episode_counts_and_only_tasks_that_were_drawn() -> None:
-    env = AdaptiveRanges(CartPole(length=50), (3,), (10.0, 40.0), share=1.0, needed=1)
-    tasks = env.sample(6, generator(0))
-    trial = collect(env, STILL, tasks, generator(1))
-    first = (trial.reward * (trial.done.cumsum(1) - trial.done == 0)).sum(1)
-    assert bool((trial.done.sum(1) > 1).all()) and torch.equal(env.earned, first)
-    collect(env, STILL, tasks[:2], generator(1))  # someone else's: another number of tasks
-    assert torch.equal(env.earned, first)
+def test_what_stays_as_it_is_has_no_ends() -> None:
+    ranges, chance = AdaptiveRanges(ONE, (0,), (1.0, 3.0), needed=1), generator(0)
+    for _ in range(5):
+        meet(ranges, 16, chance)
+    assert float(ranges.reach[0].min()) > 0 and not bool(ranges.reach[1].any())
 
 
-def test_state_goes_on_where_it_was() -> None:
-    def run(rounds: int, env: AdaptiveRanges, chance: torch.Generator) -> None:
-        for _ in range(rounds):
-            collect(env, STILL, env.sample(16, chance), chance)
-            env.judge()
+def test_it_is_saved_with_the_run(tmp_path: Path) -> None:
+    """A run that stopped and went on has the ranges of an unbroken one."""
 
-    whole, chance = AdaptiveRanges(Limits(), (0, 1), (1.0, 3.0)), generator(0)
-    run(7, whole, chance)
-    saved, at = whole.state(), chance.get_state()
-    run(9, whole, chance)
-    other = AdaptiveRanges(Limits(), (0, 1), (1.0, 3.0))
-    other.restore(saved)
-    chance.set_state(at)
-    run(9, other, chance)
-    assert torch.equal(whole.reach, other.reach) and whole.kept == other.kept and float(whole.reach.sum()) > 0
+    def run(stop: int | None, file: Path | None, resume: bool = False) -> AdaptiveRanges:
+        ranges = AdaptiveRanges(ONE, (0, 1), (1.0, 3.0), needed=4)
 
+        def progress(done: int, steps: int) -> None:
+            if done == stop:
+                raise KeyboardInterrupt
 
-def test_training_needs_not_know_of_it() -> None:
-    env = AdaptiveRanges(Limits(), (0,), (1.0, 3.0), needed=4)
-    fit_rl(PPO(env.problem, width=4), env, steps=6, tasks=16, passes=1, every=6)
-    assert env.high[0] > 0 and env.fixed().high == env.high
+        fit_rl(
+            PPO(Limits.problem, width=4), Taught(Limits(), ranges), steps=8, tasks=16, passes=1, every=2,
+            checkpoint=file, resume=resume, progress=progress,
+        )  # fmt: skip
+        return ranges
+
+    whole, file = run(None, None), tmp_path / "run.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(4, file)
+    again = run(None, file, resume=True)
+    assert float(whole.reach.sum()) > 0 and torch.equal(whole.reach, again.reach)
+    assert torch.equal(whole.total, again.total) and again.fixed(Limits()).high == whole.high
 
 
 def test_steps_are_those_of_the_environment() -> None:
@@ -131,6 +139,8 @@ def test_says_what_is_wrong() -> None:
     with pytest.raises(InputError, match=r"ends of 4 ranges.*Found \(0,\)"):
         RandomPhysics(CartPole(), (0,), (1,))
     with pytest.raises(InputError, match="quantities from 0 to 3 to move. Found"):
-        AdaptiveRanges(CartPole(), (4,), (1.0, 2.0))
+        AdaptiveRanges(torch.ones(4), (4,), (1.0, 2.0))
     with pytest.raises(InputError, match=r"thresholds \(low, high\) in this order.*Found \(2.0, 1.0\)"):
-        AdaptiveRanges(CartPole(), (3,), (2.0, 1.0))
+        AdaptiveRanges(torch.ones(4), (3,), (2.0, 1.0))
+    with pytest.raises(InputError, match="all above 0"):
+        AdaptiveRanges(torch.zeros(4), (3,), (1.0, 2.0))
