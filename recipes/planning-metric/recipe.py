@@ -41,7 +41,7 @@ from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.point import PointMaze
 from quickstudy.training._loop import Descent
 
-SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 16, 64, 1000
+SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 4, 64, 1000
 WORLD = PointMaze(open_grid(ROOM, ROOM), start=None, length=50, within=1e-6)
 TASKS, PAIRS, WITHIN = 200, 2000, 0.3
 RUNS, FOLDER = Path("runs/planning-metric"), Path(__file__).parent

@@ -154,4 +154,4 @@ def test_few_actions_are_the_corners_of_many() -> None:
     ours, theirs = env.step(state, action, goals, generator(2)), inner.step(state, expected, goals, generator(2))
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
     with pytest.raises(InputError, match="continuous actions and at least 2 levels"):
-        Discretised(LINE)  # type: ignore[arg-type]
+        Discretised(LINE)

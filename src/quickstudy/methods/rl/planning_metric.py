@@ -24,8 +24,9 @@ class PlanningMetric(nn.Module):
         L = \frac{1}{H} \sum_t \| d(u_t) - a_t \|^2 + \beta \, KL(q(u \mid a) \,\|\, N(0, \sigma^2 I))
 
     with :math:`D` Huber's loss, summed over the latent's numbers. The loss reaches the encoder :math:`f` through the
-    steps of planning only. So what :math:`f` keeps is what actions change, and :math:`D(f(o), f(o_g))` is a distance
-    that a planner can go down: a reward for any method. What no action explains is left out, however bright.
+    steps of planning only. So :math:`f` keeps what actions change, and :math:`D(f(o), f(o_g))` is a distance that a
+    planner can go down: a reward for any method. What no action explains can only mislead a plan; but numbers of the
+    latent that no plan moves are free to hold it, so the latent should have no more of them than a step's plan.
 
     Args:
         seen: numbers of one observation, flattened.
@@ -61,7 +62,7 @@ class PlanningMetric(nn.Module):
         seen: int,
         actions: int,
         *,
-        latent: int = 16,
+        latent: int = 4,
         plan: int = 8,
         width: int = 128,
         updates: int = 5,
