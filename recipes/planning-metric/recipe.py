@@ -4,7 +4,7 @@
 
 The world is a point in a room of 4 x 4, a step moves each coordinate by at most 0.25. It is seen as a picture of
 16 x 16: a dot for the point, and a larger and paler one that lies somewhere else in every picture and that nothing
-moves. The data are 256 trials of 50 steps at random (each action is held for 5 steps, with noise on it), without
+moves. The data are 512 trials of 50 steps at random (each action is held for 5 steps, with noise on it), without
 rewards or goals. On them a planning network, whose plans take 5 steps, and a VAE are trained with equally large
 encoders and latents, on equally many pictures; neither is told where the point is.
 
@@ -41,7 +41,7 @@ from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.point import PointMaze
 from quickstudy.training._loop import Descent
 
-SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 4, 64, 1000
+SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 4, 64, 2500
 WORLD = PointMaze(open_grid(ROOM, ROOM), start=None, length=50, within=1e-6)
 TASKS, PAIRS, WITHIN = 200, 2000, 0.3
 RUNS, FOLDER = Path("runs/planning-metric"), Path(__file__).parent
@@ -71,8 +71,8 @@ def moved(place: Tensor, action: Tensor) -> Tensor:
 
 
 def interaction(seed: int) -> Trajectory:
-    """256 trials of 50 steps at random, seen in pictures; nothing ends."""
-    chance, n = generator(seed), 256
+    """512 trials of 50 steps at random, seen in pictures; nothing ends."""
+    chance, n = generator(seed), 512
     place, seen, done = uniform(0, ROOM, (n, 2), chance), [], []
     seen.append(pictures(place, chance))
     for step in range(50):
