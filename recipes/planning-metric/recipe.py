@@ -3,8 +3,8 @@
     python recipes/planning-metric/recipe.py           # 5 seeds, less than a minute each on one core
 
 The world is a point in a room of 4 x 4, a step moves each coordinate by at most 0.25. It is seen as a picture of
-16 x 16: a small dot for the point, and a large bright one that lies somewhere else in every picture and that nothing
-moves. The data are 256 trials of 50 steps at random (each action is held for 5 steps, with noise on it), without
+16 x 16: a dot for the point, and a larger and paler one that lies somewhere else in every picture and that nothing
+moves. The data are 512 trials of 50 steps at random (each action is held for 5 steps, with noise on it), without
 rewards or goals. On them a planning network, whose plans take 5 steps, and a VAE are trained with equally large
 encoders and latents, on equally many pictures; neither is told where the point is.
 
@@ -41,7 +41,7 @@ from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.point import PointMaze
 from quickstudy.training._loop import Descent
 
-SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 16, 128, 1500
+SIDE, ROOM, HORIZON, LATENT, BATCH, STEPS = 16, 4, 5, 4, 64, 2500
 WORLD = PointMaze(open_grid(ROOM, ROOM), start=None, length=50, within=1e-6)
 TASKS, PAIRS, WITHIN = 200, 2000, 0.3
 RUNS, FOLDER = Path("runs/planning-metric"), Path(__file__).parent
@@ -53,7 +53,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def pictures(place: Tensor, chance: torch.Generator) -> Tensor:
-    """A small dot at each place, a large bright one anywhere. Shape: ``[..., 2]`` to ``[..., SIDE * SIDE]``."""
+    """A dot at each place, a larger and paler one anywhere. Shape: ``[..., 2]`` to ``[..., SIDE * SIDE]``."""
     other = uniform(0, ROOM, tuple(place.shape), chance)
     pixel = (torch.arange(SIDE) + 0.5) * ROOM / SIDE
 
@@ -61,7 +61,7 @@ def pictures(place: Tensor, chance: torch.Generator) -> Tensor:
         along, across = (torch.exp(-(((pixel - at[..., i : i + 1]) / width) ** 2) / 2) for i in (1, 0))
         return along.unsqueeze(-1) * across.unsqueeze(-2)
 
-    return torch.maximum(0.7 * dot(place, 0.25), dot(other, 0.5)).flatten(-2)
+    return torch.maximum(dot(place, 0.4), 0.7 * dot(other, 0.5)).flatten(-2)
 
 
 def moved(place: Tensor, action: Tensor) -> Tensor:
@@ -71,8 +71,8 @@ def moved(place: Tensor, action: Tensor) -> Tensor:
 
 
 def interaction(seed: int) -> Trajectory:
-    """256 trials of 50 steps at random, seen in pictures; nothing ends."""
-    chance, n = generator(seed), 256
+    """512 trials of 50 steps at random, seen in pictures; nothing ends."""
+    chance, n = generator(seed), 512
     place, seen, done = uniform(0, ROOM, (n, 2), chance), [], []
     seen.append(pictures(place, chance))
     for step in range(50):
@@ -95,9 +95,9 @@ def windows(data: Trajectory, chance: torch.Generator) -> Trajectory:
 
 def by_planning(data: Trajectory, seed: int) -> Distance:
     """A planning network's distance."""
-    metric = PlanningMetric(SIDE * SIDE, 2, latent=LATENT, generator=generator(seed))
+    metric = PlanningMetric(SIDE * SIDE, 2, latent=LATENT, updates=4, generator=generator(seed))
     chance = generator(100 + seed)
-    descent = Descent(metric, steps=STEPS, lr=1e-3, weight_decay=0.0, generator=chance, checkpoint=None)
+    descent = Descent(metric, steps=STEPS, lr=3e-3, weight_decay=0.0, generator=chance, checkpoint=None)
     total = 0.0
     for step in range(STEPS):
         batch = windows(data, chance)
@@ -133,7 +133,7 @@ class VAE(nn.Module):
 def by_vae(data: Trajectory, seed: int) -> Distance:
     """A VAE's distance, from as many pictures: those at both ends of as many windows."""
     vae, chance = VAE(seed), generator(200 + seed)
-    descent = Descent(vae, steps=STEPS, lr=1e-3, weight_decay=0.0, generator=chance, checkpoint=None)
+    descent = Descent(vae, steps=STEPS, lr=3e-3, weight_decay=0.0, generator=chance, checkpoint=None)
     for step in range(STEPS):
         batch = windows(data, chance)
         x = torch.cat([batch.observation[:, 0], batch.ends()[1][:, -1]])

@@ -24,8 +24,9 @@ class PlanningMetric(nn.Module):
         L = \frac{1}{H} \sum_t \| d(u_t) - a_t \|^2 + \beta \, KL(q(u \mid a) \,\|\, N(0, \sigma^2 I))
 
     with :math:`D` Huber's loss, summed over the latent's numbers. The loss reaches the encoder :math:`f` through the
-    steps of planning only. So what :math:`f` keeps is what actions change, and :math:`D(f(o), f(o_g))` is a distance
-    that a planner can go down: a reward for any method. What no action explains is left out, however bright.
+    steps of planning only. So :math:`f` keeps what actions change, and :math:`D(f(o), f(o_g))` is a distance that a
+    planner can go down: a reward for any method. What no action explains can only mislead a plan; but numbers of the
+    latent that no plan moves are free to hold it, so the latent should have no more of them than a step's plan.
 
     Args:
         seen: numbers of one observation, flattened.
@@ -51,7 +52,7 @@ class PlanningMetric(nn.Module):
         Departs from it: fully connected encoder, no readings of joints beside the picture; latents move by
         :math:`x + g`, where the code has :math:`g` alone, so that what is left to go is their difference from the
         beginning; plans begin with a deviation of 0.1 in place of 1, or its noise would drown what planning adds in
-        plans of few numbers.
+        plans of few numbers; alpha begins at 1 in place of 0.25, with a g that begins small.
     """
 
     CUT = 10.0
@@ -61,11 +62,11 @@ class PlanningMetric(nn.Module):
         seen: int,
         actions: int,
         *,
-        latent: int = 16,
+        latent: int = 4,
         plan: int = 8,
         width: int = 128,
         updates: int = 5,
-        rate: float = 0.2,
+        rate: float = 1.0,
         spread: float = 0.1,
         beta: float = 0.5,
         generator: torch.Generator | None = None,
@@ -74,10 +75,15 @@ class PlanningMetric(nn.Module):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.seen, self.actions, self.size, self.beta, self.spread = seen, actions, plan, beta, spread
         self.encoder: nn.Module = _net((seen, width, width, latent), generator, norm=True)
-        self.dynamics: nn.Module = _net((latent + plan, width, latent), generator)
+        moves = _net((latent + plan, width, latent), generator)
+        self.dynamics: nn.Module = moves
         self.reader: nn.Module = _net((actions, width, 2 * plan), generator)
         self.decoder: nn.Module = _net((plan, width, actions), generator)
         self.rates = nn.Parameter(torch.full((updates,), rate))
+        # planning begins with small steps: large ones lead anywhere, and are unlearned before the encoder learns
+        with torch.no_grad():
+            for parameter in moves[-1].parameters():
+                parameter.mul_(0.1)
 
     def distance(self, observation: Tensor, goal: Tensor) -> Tensor:
         """How far a goal is. Shape: ``[..., seen]`` twice to ``[...]``."""
