@@ -63,6 +63,9 @@ class OneGoal(ConflictingGoals):
 
     away: bool = False
 
+    def __post_init__(self) -> None:
+        """Any number of tasks, also an odd one."""
+
     def known(self, device: torch.device | str = "cpu") -> Tensor:
         gain = torch.linspace(0.6, 1, self.tasks, device=device)
         ones = torch.ones_like(gain)
