@@ -13,6 +13,9 @@ What can go wrong, by the lecture:
 - *a wrong teacher*: three tasks with one goal, robots that are faster or slower, and a student that does not see which
   task it is in. The teachers agree, and the student is as good as they are. Then one of the three is replaced by a
   policy that was trained to get away from the goal, and the student takes its share of that in all tasks.
+  Missed: only one seed of five loses its tasks (all of them). The likely reason, not tested: the mean of normal
+  teachers counts each by the length of its push, and right teachers, which push by several units away from the goal,
+  outweigh one that pushes by about three.
 - *unrelated tasks compete*: the same ten teachers, or ten whose goals stand close together (an eighth of the circle, no
   robot mirrored), distilled into students of SMALL hidden units a layer.
 
@@ -62,6 +65,9 @@ class OneGoal(ConflictingGoals):
     """One goal for all; robots differ in what a push does (gains .6 to 1). Rewards may be those of getting away."""
 
     away: bool = False
+
+    def __post_init__(self) -> None:
+        """Any number of tasks, also an odd one."""
 
     def known(self, device: torch.device | str = "cpu") -> Tensor:
         gain = torch.linspace(0.6, 1, self.tasks, device=device)
