@@ -182,7 +182,7 @@ def arrive(world: Maze | Changed, method: SoftQ | DQN, n: int, seed: int) -> flo
 def passages(seeds: int) -> None:
     """Which passages are taken, and who arrives where the one that is liked more is blocked: at once, and in time."""
     names, gaps = ("soft Q-learning", "Q-learning"), [PASSAGES.index(cell) for cell in GAPS]
-    rarer, at_once, curves = ({name: [] for name in names} for _ in range(3))
+    before, rarer, at_once, curves = ({name: [] for name in names} for _ in range(4))
     minutes = {}
     for name in names:
         begin = time.perf_counter()
@@ -195,6 +195,7 @@ def passages(seeds: int) -> None:
             trials = collect(PASSAGES, acting(method), PASSAGES.sample(TEST, generator(0)), generator(500))
             first = trials.done.cumsum(1) - trials.done == 0
             through = [float(((trials.observation[..., gap] > 0) & first).any(1).float().mean()) for gap in gaps]
+            before[name].append(float((trials.ends()[0].sum(1) > 0).float().mean()))
             rarer[name].append(min(through))
             world = Changed(PASSAGES, wall=gaps[int(np.argmax(through))])
             at_once[name].append(arrive(world, method, TEST, 600))
@@ -209,12 +210,14 @@ def passages(seeds: int) -> None:
                 generator=generator(200 + seed), progress=progress,
             )  # fmt: skip
             curves[name].append(curve)
-            print(f"{name}, seed {seed}: arrive {arrive(PASSAGES, method, TEST, 700):.2f}, rarer {min(through):.2f}, "
+            print(f"{name}, seed {seed}: arrive {before[name][-1]:.2f}, through {np.round(through, 2)}, "
                   f"blocked {np.round(curve[::3], 2)}", flush=True)  # fmt: skip
         minutes[name] = (time.perf_counter() - begin) / 60
     rows = []
     for name, often, there in zip(names, (0.2, 0.02), (0.4, 0.05), strict=True):
         soft = name == names[0]
+        what = f"two passages, both open: {name}"
+        rows.append(claim(what, "arrive", before[name], 0.95, True, TEST, minutes[name], "passages", "computed: 1"))
         what = f"two passages, the one taken less: {name}"
         rows.append(claim(what, "share of episodes", rarer[name], often, soft, TEST, minutes[name], "passages"))
         what = f"two passages, the one taken more is blocked, nothing learned since: {name}"
