@@ -209,7 +209,7 @@ class Replayed(Trajectory):
 
 
 @dataclass(frozen=True)
-class Taught(Trajectory):
+class Advised(Trajectory):
     """Trials in which a teacher said what it thinks of every action, not only which it would take.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quickstudy.core import Explorer, InputError, Kind, Problem, Taught
+from quickstudy.core import Advised, Explorer, InputError, Kind, Problem
 from quickstudy.methods import DQN, PPO, SAC, Distillation
 from quickstudy.methods.rl._policies import Sharing, best_of
 from quickstudy.methods.rl.distillation import Adviser
@@ -28,9 +28,9 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
 
 
-def trials(observation: Tensor, advice: Tensor) -> Taught:
+def trials(observation: Tensor, advice: Tensor) -> Advised:
     zero = observation.new_zeros(observation.shape[:2])
-    return Taught(observation, zero.long(), zero, zero, zero, advice=advice)
+    return Advised(observation, zero.long(), zero, zero, zero, advice=advice)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 5.0])
@@ -57,7 +57,7 @@ def test_the_loss_of_normal_actions_is_the_divergence_by_quadrature() -> None:
     assert float(method.losses(trials(seen, advice)).detach()) == pytest.approx(expected, rel=1e-6)
 
 
-def descend(method: Explorer, data: Taught) -> None:
+def descend(method: Explorer, data: Advised) -> None:
     solver = torch.optim.LBFGS(method.parameters(), max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
 
     def loss() -> Tensor:
@@ -121,7 +121,7 @@ def test_teachers_are_asked_where_the_student_goes_and_the_student_comes_to_do_a
     adviser = Adviser(teachers)
     tasks = env.sample(8, generator(1))
     data = taught(env, best_of(teachers), adviser, tasks, 0.5, generator(2))
-    assert isinstance(data, Taught)
+    assert isinstance(data, Advised)
     torch.testing.assert_close(data.advice, adviser.advise(data.observation))
     student = Distillation(env.problem, width=64, decay=0.0, generator=generator(3))
     assert [student.teacher_share(i) for i in range(3)] == [1, 0, 0]

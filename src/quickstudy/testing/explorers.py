@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributions import Distribution
 
-from quickstudy.core import Explorer, Imitates, Kind, Prediction, Problem, Replayed, Taught, Trajectory
+from quickstudy.core import Advised, Explorer, Imitates, Kind, Prediction, Problem, Replayed, Trajectory
 from quickstudy.testing._cases import frozen
 from quickstudy.testing._law import (
     ConformanceError,
@@ -99,7 +99,7 @@ def _trials(problem: Problem, taught: bool) -> Trajectory:
         after=_normal(4, TASKS, TIME, *problem.x_shape),
     )
     if taught:
-        return Taught(**vars(trials), advice=_normal(6, TASKS, TIME, n if discrete else 2 * n))
+        return Advised(**vars(trials), advice=_normal(6, TASKS, TIME, n if discrete else 2 * n))
     return Replayed(**vars(trials), noise=_normal(6, TASKS, TIME, 2, n))
 
 

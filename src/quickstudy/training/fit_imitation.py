@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Advises, Environment, Explorer, Imitates, InputError, Policy, Taught, Trajectory
+from quickstudy.core import Advised, Advises, Environment, Explorer, Imitates, InputError, Policy, Trajectory
 from quickstudy.training._loop import Combine, Descent, Progress, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import collect
@@ -77,7 +77,7 @@ def taught(
     both = _Taught(teacher, learner, share)
     trials = collect(environment, both, tasks, generator)
     done = {**vars(trials), "action": torch.stack(both.right, 1)}
-    return Taught(**done, advice=torch.stack(both.advice, 1)) if both.advice else Trajectory(**done)
+    return Advised(**done, advice=torch.stack(both.advice, 1)) if both.advice else Trajectory(**done)
 
 
 def fit_imitation(
@@ -139,7 +139,7 @@ def fit_imitation(
     if saved is not None:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
         known = under("data/", saved[0])  # none where the environment broke down in the first round
-        data = [Taught(**known) if "advice" in known else Trajectory(**known)] if known else []
+        data = [Advised(**known) if "advice" in known else Trajectory(**known)] if known else []
 
     def save(at: int) -> None:
         kept = {f"data/{name}": value for one in data for name, value in vars(one).items() if value is not None}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from quickstudy.core import Explorer, InputError, Kind, Prediction, Predictor, Problem, Taught, Trajectory
+from quickstudy.core import Advised, Explorer, InputError, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import (
     Actor,
     Memoryless,
@@ -36,7 +36,7 @@ class Distillation(Explorer):
         L_{KL}(\theta) = \frac{1}{S} \sum_s \sum_i \ln \frac{\sigma^S_i}{\sigma^T_i}
             + \frac{(\sigma^T_i)^2 + (\mu^T_i - \mu^S_i)^2}{2 (\sigma^S_i)^2} - \frac{1}{2}
 
-    The teachers' outputs come with the data (:class:`Taught`): :class:`Adviser` asks them. An entropy bonus keeps
+    The teachers' outputs come with the data (:class:`Advised`): :class:`Adviser` asks them. An entropy bonus keeps
     the student's policy soft, which is what makes it a good beginning for tasks to come.
 
     Args:
@@ -104,7 +104,7 @@ class Distillation(Explorer):
 
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """How far the policy is from each task's teacher, less its own entropy's worth. Shape: ``[T]``."""
-        if not isinstance(trajectory, Taught) or trajectory.advice is None:
+        if not isinstance(trajectory, Advised) or trajectory.advice is None:
             raise InputError(
                 "Expected what the teachers said (`advice`): logits, or mean and log-deviation. Found none in the "
                 "trajectory. Give fit_imitation a teacher that says it: Adviser(method)."
