@@ -204,7 +204,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
               full=MAML_20, note=N64),
     ),
     "fomaml": (
-        Setup(inner("fomaml", inner_lr=0.1), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
+        Setup(inner("fomaml", inner_lr=0.1), 12_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               full=MAML_5, note=N32),
     ),
     "anil": (
