@@ -266,17 +266,22 @@ CIFAR: dict[str, tuple[Setup, ...]] = {
         Setup(plain("nearest-neighbour"), 0, tests=ALL5, note="raw pixels: the floor"),
     ),
     "prototypical": (
-        Setup(encoded("prototypical"), 6000, ways=20, tasks=2, lr=3e-3, tests=ALL5, note="trained 20-way 1-shot; 64 filters",
+        Setup(encoded("prototypical"), 6000, ways=20, tasks=2, lr=3e-3,
+              tests=ALL5, note="trained 20-way 1-shot; 64 filters",
               full=LONG),
     ),
-    "r2d2": (Setup(encoded("r2d2"), 4000, ways=16, tasks=4, lr=3e-3, tests=ALL5, note="trained 16-way 1-shot; 64 filters",
+    "r2d2": (Setup(encoded("r2d2"), 4000, ways=16, tasks=4, lr=3e-3,
+          tests=ALL5, note="trained 16-way 1-shot; 64 filters",
                    full=LONG),),
-    "metaoptnet": (Setup(encoded("metaoptnet"), 3000, shots=5, tasks=6, lr=3e-3, tests=ALL5, note="64 filters", full=LONG),),
+    "metaoptnet": (Setup(encoded("metaoptnet"), 3000, shots=5, tasks=6, lr=3e-3,
+          tests=ALL5, note="64 filters", full=LONG),),
     "maml": (
-        Setup(inner("maml", inner_lr=0.1, steps=3), 4000, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS, full=LONG, note=N32),
+        Setup(inner("maml", inner_lr=0.1, steps=3), 4000, tasks=4, lr=3e-3,
+              tests=ALL5, choose=LOOKS, full=LONG, note=N32),
     ),
     "anil": (
-        Setup(inner("anil", 64, inner_lr=0.1, steps=3), 5000, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS, full=LONG, note=N64),
+        Setup(inner("anil", 64, inner_lr=0.1, steps=3), 5000, tasks=4, lr=3e-3,
+              tests=ALL5, choose=LOOKS, full=LONG, note=N64),
     ),
     "fine-tune": (
         Setup(pretrained(64), 6000, ways=64, queries=2, lr=3e-3, tests=ALL5, choose=HEADS, full=LONG,
@@ -286,18 +291,22 @@ CIFAR: dict[str, tuple[Setup, ...]] = {
 WIDE = "ResNet-12 of 16-40-80-160 filters"
 RESNET: dict[str, tuple[Setup, ...]] = {
     "prototypical": (
-        Setup(residual("prototypical"), 3000, ways=16, queries=4, lr=3e-3, tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
+        Setup(residual("prototypical"), 3000, ways=16, queries=4, lr=3e-3,
+              tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
               full=LONG),
     ),
-    "r2d2": (Setup(residual("r2d2"), 3000, ways=16, queries=4, lr=3e-3, tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
+    "r2d2": (Setup(residual("r2d2"), 3000, ways=16, queries=4, lr=3e-3,
+          tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
                    full=LONG),),
     "metaoptnet": (Setup(residual("metaoptnet"), 2500, shots=5, tasks=2, lr=3e-3, tests=ALL5, note=WIDE, full=LONG),),
     "maml": (
-        Setup(residual("maml", "batch", inner_lr=0.1, steps=1), 1500, queries=3, tasks=2, lr=3e-3, tests=ALL5, choose=LOOKS,
+        Setup(residual("maml", "batch", inner_lr=0.1, steps=1), 1500, queries=3, tasks=2, lr=3e-3,
+              tests=ALL5, choose=LOOKS,
               full=LONG, note=f"{NORM}; {WIDE}"),
     ),
     "anil": (
-        Setup(residual("anil", "batch", inner_lr=0.1, steps=3), 2500, queries=3, tasks=2, lr=3e-3, tests=ALL5, choose=LOOKS,
+        Setup(residual("anil", "batch", inner_lr=0.1, steps=3), 2500, queries=3, tasks=2, lr=3e-3,
+              tests=ALL5, choose=LOOKS,
               full=LONG, note=f"{NORM}; {WIDE}"),
     ),
     "fine-tune": (
