@@ -12,7 +12,7 @@ from torch.distributions import kl_divergence
 from quickstudy.core import Explorer, InputError, Problem, Trajectory
 from quickstudy.methods import PPO, TRPO, ActorCritic, Reinforce
 from quickstudy.methods.rl._policies import Actor
-from quickstudy.methods.rl._returns import advantages, returns_to_go
+from quickstudy.methods.rl._returns import advantages, judge, returns_to_go
 from quickstudy.tasks.classic import Pendulum
 from quickstudy.tasks.tabular import TabularMDPs
 from quickstudy.training import collect, first_returns, fit_rl
@@ -136,9 +136,23 @@ def test_the_first_step_of_ppo_is_the_policy_gradient() -> None:
         torch.testing.assert_close(a, b)
     moved = Trajectory(**{**vars(trials), "log_prob": trials.log_prob - 1})  # all ratios are e
     alone = generic(PPO(SEES, width=8, value_weight=0.0))
-    gained = Trajectory(**{**vars(moved), "reward": torch.full_like(moved.reward, 50.0)})  # all advantages positive
+    gained = Trajectory(**{**vars(moved), "reward": torch.full_like(moved.reward, 5e3)})  # all advantages positive
     found = torch.autograd.grad(alone.losses(gained).sum(), list(actor_of(alone).parameters()))
     assert all(not bool(g.any()) for g in found)
+
+
+def test_values_are_learned_in_units_of_the_steps_that_count() -> None:
+    """A reward of 1 a step is worth 100 at a discount of .99: the net itself need only say 1."""
+    method = PPO(Problem((1,), "classification", 2), width=8, discount=0.99).double()
+    for parameter in method.value.parameters():
+        torch.nn.init.zeros_(parameter)
+    last = list(method.value.parameters())[-1]
+    torch.nn.init.ones_(last)
+    seen = torch.zeros(1, 5, 1).double()
+    torch.testing.assert_close(method.value(seen), torch.full((1, 5, 1), 100.0).double())
+    still = torch.zeros(1, 5).double()
+    trial = Trajectory(seen, still.long(), still + 1, still, still - 0.7, still, seen)  # 100 it is: no surprise
+    torch.testing.assert_close(judge(method.value, trial, 1, 0.99, 0.95)[1], still, atol=1e-9, rtol=0)
 
 
 def test_advantages_are_those_of_the_definition() -> None:

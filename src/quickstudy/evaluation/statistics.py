@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,27 @@ def over_seeds(scores: Array) -> Array:
         raise InputError("Expected every task to be tested by at least one seed. Found a task without any score.")
     mean: Array = np.where(tested, scores, 0.0).sum(0) / tested.sum(0)
     return mean
+
+
+def between_seeds(values: Sequence[float], n: int, low: float = -np.inf, high: float = np.inf) -> Estimate:
+    r"""Mean over independent training runs with its 95 % t-interval, :math:`\bar x \pm t_{.975, S - 1} s / \sqrt S`.
+
+    Args:
+        values: each run's score, S of them; at least 2.
+        n: tasks or episodes that each was judged on.
+        low: what no score can be below; the interval is cut there.
+        high: what no score can be above.
+
+    Raises:
+        InputError: fewer than two runs, which say nothing about other runs.
+    """
+    from scipy.stats import t as student
+
+    if len(values) < 2:
+        raise InputError(f"Expected at least 2 runs for an interval over seeds. Found {len(values)}. Add seeds.")
+    mean, seeds = float(np.mean(values)), len(values)
+    half = float(student.ppf((1 + LEVEL) / 2, seeds - 1) * np.std(values, ddof=1)) / seeds**0.5
+    return Estimate(mean, max(mean - half, low), min(mean + half, high), n, seeds)
 
 
 def estimate(scores: Array, weights: Array, rng: np.random.Generator) -> Estimate:

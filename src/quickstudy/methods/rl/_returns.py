@@ -67,9 +67,39 @@ def advantages(
     return discounted(surprise, 1 - done, discount * decay)
 
 
-def judge(
-    value: nn.Module, trajectory: Trajectory, axes: int, discount: float, decay: float
-) -> tuple[Tensor, Tensor]:
+def reach(discount: float) -> float:
+    r"""How many steps count, :math:`1 / (1 - \gamma)`; 1 where all do, as nobody then knows how many there are."""
+    return 1 / (1 - discount) if discount < 1 else 1.0
+
+
+class Value(nn.Module):
+    r"""A value net that says what a step earns, which is of the rewards' own size: :math:`V(o) = v(o) / (1 - \gamma)`.
+
+    A net starts near zero and moves by its step size, but values grow with the steps that count: at
+    :math:`\gamma = .99` a reward of 1 a step is worth 100. While a value lags that far behind, every step looks better
+    than expected, whatever was done, and the policy settles on what it happens to do.
+
+    Args:
+        net: v, ``[..., o]`` to ``[..., 1]``.
+        discount: gamma.
+    """
+
+    def __init__(self, net: nn.Module, discount: float) -> None:
+        super().__init__()
+        self.net, self.discount = net, discount
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Shape: ``[..., o]`` to ``[..., 1]``."""
+        worth: Tensor = reach(self.discount) * self.net(seen)
+        return worth
+
+
+def value_error(value: Tensor, target: Tensor, discount: float) -> Tensor:
+    r"""The squared error of :math:`v = (1 - \gamma) V`. Shape: all alike."""
+    return ((value - target) / reach(discount)).square()
+
+
+def judge(value: nn.Module, trajectory: Trajectory, axes: int, discount: float, decay: float) -> tuple[Tensor, Tensor]:
     """What a value net says before each step, and the step's advantage by it, which carries no gradient.
 
     ``axes`` is how many one observation has. Shape: both ``[T, time]``.

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, log_prob_of, net
-from quickstudy.methods.rl._returns import judge
+from quickstudy.methods.rl._returns import Value, judge, value_error
 
 
 class ActorCritic(Explorer):
     r"""The policy gradient with the generalised advantage estimate (Schulman et al. 2016, equations 11 and 16).
 
     .. math::
-        L_t = \frac{1}{S} \sum_s -\log \pi(a_s \mid o_s) A_s + c_v (V(o_s) - (A_s + V(o_s))_{const})^2
+        L_t = \frac{1}{S} \sum_s -\log \pi(a_s \mid o_s) A_s + c_v (1 - \gamma)^2 (V(o_s) - (A_s + V(o_s))_{const})^2
               - c_e H(\pi(\cdot \mid o_s))
 
         A_s = \sum_{l \ge 0} (\gamma \lambda)^l \delta_{s+l}, \qquad
@@ -70,7 +70,7 @@ class ActorCritic(Explorer):
         self.discount, self.gae = discount, gae
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
         self.actor = Actor(problem, width, generator)
-        self.value = net(problem, width, 1, generator)
+        self.value = Value(net(problem, width, 1, generator), discount)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
@@ -88,7 +88,7 @@ class ActorCritic(Explorer):
         """The policy gradient's and the value's loss of each task's trial. Shape: ``[T]``."""
         log_prob, entropy = log_prob_of(self.actor, trajectory)
         value, advantage = self.judge(trajectory)
-        error = (value - (advantage + value.detach())).square()
+        error = value_error(value, advantage + value.detach(), self.discount)
         return (-log_prob * advantage + self.value_weight * error - self.entropy_weight * entropy).mean(1)
 
     def judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:

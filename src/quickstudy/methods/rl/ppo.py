@@ -17,7 +17,7 @@ from quickstudy.methods.rl._policies import (
     log_prob_of,
     net,
 )
-from quickstudy.methods.rl._returns import judge
+from quickstudy.methods.rl._returns import Value, judge, value_error
 
 
 class PPO(Explorer):
@@ -25,7 +25,7 @@ class PPO(Explorer):
 
     .. math::
         L_t = \frac{1}{S} \sum_s -\min(\rho_s A_s, clip(\rho_s, 1 \pm \epsilon) A_s)
-              + c_1 (V(o_s) - V^{targ}_s)^2 - c_2 H(\pi(\cdot \mid o_s))
+              + c_1 (1 - \gamma)^2 (V(o_s) - V^{targ}_s)^2 - c_2 H(\pi(\cdot \mid o_s))
 
     with :math:`\rho_s = \pi(a_s \mid o_s) / \pi_{old}(a_s \mid o_s)`, advantages by GAE and
     :math:`V^{targ} = A + V`. As long as no ratio has left the range, this is the policy gradient; a probability
@@ -52,7 +52,8 @@ class PPO(Explorer):
     Reference:
         Schulman et al. 2017, Proximal policy optimization algorithms, arXiv:1707.06347. Departs from it: every pass
         takes all trials at once, in place of minibatches, and values its steps anew; separate nets for policy and
-        value; advantages are not standardised, so that no task's scale hangs on another's.
+        value, which is learned in units of 1 / (1 - gamma); advantages are not standardised, so that no task's scale
+        hangs on another's.
     """
 
     name: ClassVar[str] = "ppo"
@@ -79,7 +80,8 @@ class PPO(Explorer):
         self.discount, self.gae, self.clip = discount, gae, clip
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
         self.actor = Actor(problem, width, generator, heads=heads)
-        self.value = Heads(problem, width, 1, heads, generator) if heads else net(problem, width, 1, generator)
+        value = Heads(problem, width, 1, heads, generator) if heads else net(problem, width, 1, generator)
+        self.value = Value(value, discount)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
@@ -99,5 +101,5 @@ class PPO(Explorer):
         log_prob, entropy = log_prob_of(self.actor, trajectory)
         ratio = (log_prob - trajectory.log_prob).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        error = (value - (advantage + value.detach())).square()
+        error = value_error(value, advantage + value.detach(), self.discount)
         return (-gain + self.value_weight * error - self.entropy_weight * entropy).mean(1)

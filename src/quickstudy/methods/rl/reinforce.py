@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, flat, log_prob_of, net
-from quickstudy.methods.rl._returns import returns_to_go
+from quickstudy.methods.rl._returns import Value, returns_to_go, value_error
 
 
 class Reinforce(Explorer):
@@ -20,9 +20,9 @@ class Reinforce(Explorer):
         \qquad G_s = \sum_{l \ge 0} \gamma^l r_{s+l}
 
     What is minimised has this gradient, negated and divided by the number of steps S of a trial, and besides it
-    :math:`c_v (b(o_s) - G_s)^2 - c_e H(\pi(\cdot \mid o_s))`. The baseline leaves the expected gradient as it is and
-    takes away much of its variance. Rewards after an episode was cut off, or after the trial, are not credited: there
-    is no value to stand for them.
+    :math:`c_v (1 - \gamma)^2 (b(o_s) - G_s)^2 - c_e H(\pi(\cdot \mid o_s))`. The baseline leaves the expected gradient
+    as it is and takes away much of its variance. Rewards after an episode was cut off, or after the trial, are not
+    credited: there is no value to stand for them.
 
     The trajectories must come from the present policy: one step of the optimiser a trial (``fit_rl(passes=1)``).
 
@@ -64,7 +64,7 @@ class Reinforce(Explorer):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.value_weight, self.entropy_weight = discount, value_weight, entropy_weight
         self.actor = Actor(problem, width, generator)
-        self.value = net(problem, width, 1, generator) if baseline else None
+        self.value = Value(net(problem, width, 1, generator), discount) if baseline else None
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
@@ -86,6 +86,6 @@ class Reinforce(Explorer):
             return (-log_prob * gain - self.entropy_weight * entropy).mean(1)
         seen = flat(trajectory.observation, len(self.problem.x_shape))
         baseline = self.value(seen).squeeze(-1)
-        error = (baseline - gain).square()
+        error = value_error(baseline, gain, self.discount)
         policy = -log_prob * (gain - baseline.detach()) - self.entropy_weight * entropy
         return (policy + self.value_weight * error).mean(1)

@@ -13,7 +13,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, log_prob_of, net
-from quickstudy.methods.rl._returns import judge
+from quickstudy.methods.rl._returns import Value, judge, value_error
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class TRPO(Explorer):
         self.discount, self.gae, self.bound = discount, gae, bound
         self.iterations, self.damping, self.halvings = iterations, damping, halvings
         self.actor = Actor(problem, width, generator)
-        self.value = net(problem, width, 1, generator)
+        self.value = Value(net(problem, width, 1, generator), discount)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""
@@ -105,7 +105,7 @@ class TRPO(Explorer):
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """The value's squared error in each task's trial. Shape: ``[T]``."""
         value, advantage = self._judge(trajectory)
-        return (value - (advantage + value.detach())).square().mean(1)
+        return value_error(value, advantage + value.detach(), self.discount).mean(1)
 
     def improve(self, trajectory: Trajectory) -> TrustStep:
         """Move the policy by one step within the bound."""
