@@ -239,7 +239,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     ),
     "leo": (Setup(plain("leo"), 4000, queries=3, tasks=4, full=LONG, note="32 filters"),),
     "reptile": (
-        Setup(inner("reptile", inner_lr=1e-2, test_steps=10), 6000, shots=5, queries=5, tasks=2, lr=3e-3,
+        Setup(inner("reptile"), 12_000, shots=10, queries=5, tasks=2, lr=3e-3, choose=(5, 10, 20, 50),
               full={"steps": 100_000, "tasks": 5}, note=N32),
     ),
     "snail": (
