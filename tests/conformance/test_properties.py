@@ -47,7 +47,7 @@ ENOUGH: Settings = {
     "scratch": lambda problem: {"steps": 80, "inner_lr": 2e-2},
     "maml": steps_of(250, 0.1),
     "fomaml": steps_of(250, 0.1),
-    "reptile": steps_of(150, 2e-2),
+    "reptile": steps_of(250, 0.1),
     "data-conditioned": steps_of(250, 0.1),
     "proto-maml": lambda problem: {"test_steps": 150, "inner_lr": 0.02},
     # these are not consistent, and lack of steps is not why

@@ -1,6 +1,7 @@
 """Each relative of MAML against what defines it: explicit loops, closed forms, and MAML itself in a limit."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 import torch
@@ -161,32 +162,40 @@ def test_anil_needs_a_head_that_moves() -> None:
 # --- Reptile ----------------------------------------------------------------------------------------------------------
 
 
-def test_reptile_steps_towards_where_adam_ends() -> None:
-    """Its gradient is ``theta - phi`` of PyTorch's own Adam with beta1 = 0 on all of the episode."""
+@pytest.mark.parametrize("inner", ["descent", "adam"])
+def test_reptile_steps_towards_where_training_ends(inner: Literal["descent", "adam"]) -> None:
+    """Its gradient is ``theta - phi`` of PyTorch's own optimiser on all of the episode."""
     episodes = regressions()
     theta = torch.cat([p.detach().flatten() for p in tanh_net().parameters()])
     expected = torch.zeros_like(theta)
     both = episodes.support.join(episodes.query)
     for t in range(3):
         net = tanh_net()
-        adam = torch.optim.Adam(net.parameters(), lr=0.05, betas=(0.0, 0.999))
+        optimiser: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        if inner == "adam":
+            optimiser = torch.optim.Adam(net.parameters(), lr=0.05, betas=(0.0, 0.999))
         for _ in range(4):
-            adam.zero_grad()
+            optimiser.zero_grad()
             (net(both.x[t]) - both.y[t]).square().mean().backward()
-            adam.step()
+            optimiser.step()
         expected += theta - torch.cat([p.detach().flatten() for p in net.parameters()])
-    method = Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=4)
+    method = Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=4, rows=25, inner=inner)
     torch.testing.assert_close(gradient(method, episodes), expected, rtol=1e-6, atol=1e-8)
-    minibatches = gradient(Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=4, rows=4), episodes)
+    minibatches = gradient(Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=4, rows=4, inner=inner), episodes)
     assert (minibatches - expected).norm() > 0.01 * expected.norm()
 
 
 def test_reptile_loss_is_half_the_squared_distance() -> None:
     """One step of Adam moves every weight by its step size, whatever the gradient."""
-    method = Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=1)
+    method = Reptile(REGRESSION, tanh_net(), inner_lr=0.05, steps=1, inner="adam")
     torch.testing.assert_close(
         method.losses(regressions()), torch.full((3,), 0.5 * 17 * 0.05**2).double(), rtol=1e-4, atol=0.0
     )
+
+
+def test_reptile_knows_two_kinds_of_inner_steps() -> None:
+    with pytest.raises(InputError, match="'descent' or 'adam'"):
+        Reptile(REGRESSION, tanh_net(), inner="momentum")  # type: ignore[arg-type]
 
 
 # --- CAVIA ------------------------------------------------------------------------------------------------------------

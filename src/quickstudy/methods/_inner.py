@@ -111,8 +111,9 @@ def settle(
     rows: int = 256,
     decay: float = 0.0,
     beta1: float = 0.9,
+    adam: bool = True,
 ) -> Params:
-    """Adam on each task's examples, not differentiable: what a person does with one data set.
+    """Adam, or plain descent, on each task's examples, not differentiable: what a person does with one data set.
 
     Supports larger than ``rows`` are walked through in their given order, ``rows`` examples a step; tasks that have
     no more than that always use all of theirs.
@@ -122,18 +123,18 @@ def settle(
         start: each task's first parameters, ``[T, *p]``.
         support: the tasks' examples.
         steps: how many steps.
-        rate: Adam's step size.
+        rate: the step size.
         rows: examples of a step.
         decay: decoupled weight decay a step, relative to ``rate``.
-        beta1: how much of the mean gradient is kept a step; 0 is Adam without momentum.
+        beta1: how much of Adam's mean gradient is kept a step; 0 is Adam without momentum.
+        adam: whether steps are Adam's; else they follow the gradient.
 
     Returns:
         Each task's parameters, ``[T, *p]``, without history.
     """
     names = list(start)
     phi = [start[name].detach().clone() for name in names]
-    m = [torch.zeros_like(p) for p in phi]
-    v = [torch.zeros_like(p) for p in phi]
+    m, v = ([torch.zeros_like(p) for p in phi] if adam else [] for _ in range(2))
     gradient = vmap(grad(loss), randomness="different")
     weights = support.weights
     task = torch.arange(support.n_tasks, device=weights.device).unsqueeze(1)
@@ -149,6 +150,9 @@ def settle(
                 x, y, w = x[task, place], y[task, place], w[task, place] * (window < count)
             g = gradient(dict(zip(names, phi, strict=True)), x, y, w)
             for i, name in enumerate(names):
+                if not adam:
+                    phi[i].mul_(1 - rate * decay).sub_(rate * g[name])
+                    continue
                 m[i].lerp_(g[name], 1 - beta1)
                 v[i].lerp_(g[name].square(), 0.001)
                 m_hat, v_hat = m[i] / (1 - beta1 ** (step + 1)), v[i] / (1 - 0.999 ** (step + 1))
