@@ -19,6 +19,8 @@ from quickstudy.methods._nets import (
     uses_batch_statistics,
 )
 
+MOST = 4096  # examples whose order is drawn; further ones repeat it
+
 
 class Reptile(Method):
     r"""Train on each task for several steps, then step from the start towards the end.
@@ -93,10 +95,14 @@ class Reptile(Method):
     def losses(self, episodes: Episodes) -> Tensor:
         """Half the squared distance to where training on the whole episode ends. Its gradient: theta - phi."""
         both = episodes.support.join(episodes.query)
-        # examples come class by class: a minibatch of neighbours would hold one class
-        order = torch.randperm(both.n, generator=torch.Generator().manual_seed(0)).to(both.x.device)
-        weight = None if both.weight is None else both.weight[:, order]
-        phi = self._train(Batch(both.x[:, order], both.y[:, order], weight), self.steps, self.rows)
+        # Examples come class by class: a minibatch of neighbours would hold one class. A real example's place hangs on
+        # how many real ones stand before it, so that padding moves none.
+        real = both.weights > 0
+        chance = torch.rand(MOST, generator=torch.Generator().manual_seed(0)).to(both.x.device)
+        order = chance[(real.cumsum(1) - 1).clamp_min(0) % MOST].where(real, 2.0).argsort(dim=1, stable=True)
+        task = torch.arange(both.n_tasks, device=both.x.device).unsqueeze(1)
+        weight = None if both.weight is None else both.weight[task, order]
+        phi = self._train(Batch(both.x[task, order], both.y[task, order], weight), self.steps, self.rows)
         squares = [(value - phi[name]).square().flatten(1).sum(1) for name, value in trainable(self.net).items()]
         return 0.5 * torch.stack(squares).sum(0)
 
