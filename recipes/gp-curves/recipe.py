@@ -113,7 +113,7 @@ def run(data: str, name: str, seed: int, at: dict[int, Episodes]) -> tuple[Curve
     method = build(find(name), family.problem, seed, **setup.settings, **net)
     begin = time.process_time()
     fit(
-        method, family, steps=setup.steps, tasks=25, lr=setup.lr, every=2_500, compile=True, resume=True,
+        method, family, steps=setup.steps, tasks=25, lr=setup.lr, every=2_500, compile=name == "maml", resume=True,
         generator=torch.Generator().manual_seed(seed), checkpoint=where.with_suffix(".safetensors"),
     )  # fmt: skip
     minutes = (time.process_time() - begin) / 60

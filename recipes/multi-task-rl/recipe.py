@@ -26,7 +26,7 @@ from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
 from quickstudy.training import collect, fit_rl
 
-K, STEPS, TRIALS, PASSES = 10, 150, 80, 5
+K, STEPS, TRIALS, PASSES = 10, 300, 80, 5
 GOALS = ConflictingGoals(tasks=K)
 SEEN = SeesIdentity(GOALS)
 RUNS, FOLDER = Path("runs/multi-task-rl"), Path(__file__).parent
