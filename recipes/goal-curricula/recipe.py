@@ -28,6 +28,7 @@ from matplotlib.patches import Rectangle
 from quickstudy.core import Policy
 from quickstudy.curricula import AlpGmm, Anywhere, Curriculum, GoalGAN, Taught
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.acting import at_random
@@ -96,9 +97,8 @@ def train(kind: str, seed: int) -> tuple[PPO, dict[str, Any]]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds."""
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean, half = float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+    over = between_seeds(values, 1)
+    return over.mean, over.low, over.high
 
 
 def main() -> None:

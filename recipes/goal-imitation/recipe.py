@@ -25,11 +25,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from quickstudy.core import Environment, Trajectory
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import DQN, GCSL
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.methods.rl._replay import Replay
@@ -137,9 +137,8 @@ def run(kind: str, seed: int) -> tuple[float, float]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds."""
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean, half = float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+    over = between_seeds(values, 1)
+    return over.mean, over.low, over.high
 
 
 def main() -> None:

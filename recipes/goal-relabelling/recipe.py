@@ -34,6 +34,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import DDPG, DQN
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.methods.rl.relabel import Hindsight, Relabel, TaskRelabelling
@@ -169,9 +170,8 @@ def save(figure: Figure, axes: Axes, name: str) -> None:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds, cut to [0, 1]."""
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean, half = float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+    over = between_seeds(values, 1, 0.0, 1.0)
+    return over.mean, over.low, over.high
 
 
 def main_flips(seeds: int) -> list[Row]:

@@ -15,11 +15,11 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from quickstudy.combine import PCGrad, mean
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.identity import SeesIdentity
@@ -65,18 +65,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[seeds]
     rows = []
     for kind, (target, better) in KINDS.items():
         begin = time.perf_counter()
         found = [success(kind, train(kind, seed)) for seed in range(seeds)]
-        middle, half = float(np.mean(found)), t * float(np.std(found, ddof=1)) / seeds**0.5
-        low, high = max(middle - half, 0.0), min(middle + half, 1.0)
-        print(f"{kind}: {middle:.3f} [{low:.3f}, {high:.3f}] of {found}", flush=True)
+        over = between_seeds(found, K, 0.0, 1.0)
+        print(f"{kind}: {over} of {found}", flush=True)
         rows.append(
             Row(
                 "multi-task-rl", f"{K} goals in conflict, rewards 1 to 100: PPO, {kind}", "share of goals reached",
-                middle, low, high, n=K, seeds=seeds, target=target, better="higher" if better == "higher" else "lower",
+                over.mean, over.low, over.high, n=K, seeds=seeds, target=target, better="higher" if better == "higher" else "lower",
                 source="issue target", tier="cpu", minutes=(time.perf_counter() - begin) / 60,
                 command="python recipes/multi-task-rl/recipe.py",
             )

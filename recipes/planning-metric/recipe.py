@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from quickstudy.combine import mean
 from quickstudy.core import Trajectory
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods.rl.planning_metric import PlanningMetric
 from quickstudy.tasks.acting import uniform
 from quickstudy.tasks.grids import open_grid
@@ -195,9 +196,8 @@ def run(seed: int, steps: int = STEPS) -> dict[str, dict[str, float]]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds."""
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean, half = float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, mean - half, mean + half
+    over = between_seeds(values, 1)
+    return over.mean, over.low, over.high
 
 
 def main() -> None:

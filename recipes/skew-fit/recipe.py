@@ -32,6 +32,7 @@ from matplotlib.patches import Rectangle
 
 from quickstudy.curricula import Counted, Imagined, LatentGoals, SkewFit, Taught
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO
 from quickstudy.nets.vae import VAE
 from quickstudy.tasks.acting import Rule, at_random
@@ -138,9 +139,8 @@ def imagined(alpha: float, seed: int) -> dict[str, Any]:
 
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Mean and 95 % t-interval over seeds."""
-    t = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}[len(values)]
-    mean, half = float(np.mean(values)), t * float(np.std(values, ddof=1)) / len(values) ** 0.5
-    return mean, max(mean - half, 0.0), min(mean + half, 1.0)
+    over = between_seeds(values, 1, 0.0, 1.0)
+    return over.mean, over.low, over.high
 
 
 def counts(seeds: int) -> None:
