@@ -75,7 +75,8 @@ def main() -> None:
             Row(
                 "multi-task-rl", f"{K} goals in conflict, rewards 1 to 100: PPO, {kind}", "share of goals reached",
                 over.mean, over.low, over.high, n=K, seeds=seeds, target=target,
-                better="higher" if better == "higher" else "lower", source="issue target", tier="cpu", minutes=(time.perf_counter() - begin) / 60,
+                better="higher" if better == "higher" else "lower", source="issue target", tier="cpu",
+                minutes=(time.perf_counter() - begin) / 60,
                 command="python recipes/multi-task-rl/recipe.py",
             )
         )  # fmt: skip
