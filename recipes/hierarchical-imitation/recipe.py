@@ -11,7 +11,8 @@ task is to set. `HierarchicalImitation` learns a procedure and four skills, whic
 - from both together: carrying is told two ways, and the many tell more than the few;
 - each from its own choice: what held-out demonstrations of setting find least surprising (two folds).
 
-Demonstrations needed: the least n of NS from which on at least .9 of 500 tables are set, and at the next n as well.
+Demonstrations needed: the least n of NS from which on at least .9 of 500 tables are set, and at the next n as well;
+where 80 were not enough (one seed of setting alone) they count as 100, which favours setting alone.
 The lecture's figures (Fox et al. 2019, a robot at a table): clear failed, set 19, both failed, per skill 11.6. So the
 aim is the same order, and no larger a share than 11.6 / 19.
 """
@@ -191,9 +192,9 @@ def one_seed(seed: int) -> dict[str, list[float]]:
 
 
 def needed(curve: list[float]) -> float:
-    """The least n that is enough, with the one after it; infinite where none is."""
+    """The least n that is enough, with the one after it; where none of those tried is, a quarter more than the most."""
     good = [share >= ENOUGH for share in curve]
-    return next((float(n) for n, now, then in zip(NS, good, good[1:], strict=False) if now and then), np.inf)
+    return next((float(n) for n, now, then in zip(NS, good, good[1:], strict=False) if now and then), 1.25 * NS[-1])
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.cli.common import run
 
+from quickstudy.core import InputError
 from quickstudy.evaluation.claims import Row, read, record
 
 
@@ -36,3 +37,10 @@ def test_what_is_measured_anew_replaces_what_it_does_not_say_any_more(tmp_path: 
         ("of another kind", 0.8),
         ("with a wider net", 0.6),
     ]
+
+
+def test_a_figure_that_is_none_is_refused_and_the_others_stay(tmp_path: Path) -> None:
+    record(tmp_path, [row("measured", 0.5, 0.9)])
+    with pytest.raises(InputError, match="finite figures. Found .*inf.* in 'never reached'"):
+        record(tmp_path, [row("never reached", float("inf"), 0.9)])
+    assert [r.what for r in read(tmp_path / "result.json")] == ["measured"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 from collections.abc import Callable, Iterable
@@ -75,7 +76,17 @@ def record(folder: Path, rows: Iterable[Row], instead_of: Callable[[Row], bool] 
 
     A row of the same system and ``what`` replaces the older one; other rows stay, but for those that ``instead_of``
     names: what a claim that is measured anew does not say any more.
+
+    Raises:
+        InputError: a figure, an end of its interval or its target is not finite; nothing is written.
     """
+    rows = list(rows)
+    for row in rows:
+        given = [number for number in (row.value, row.low, row.high, row.target) if number is not None]
+        if not all(map(math.isfinite, given)):
+            raise InputError(
+                f"Expected finite figures. Found {given} in {row.what!r}. Say what a run that did not get there counts."
+            )
     path = folder / "result.json"
     old = read(path) if path.is_file() else []
     kept = {(row.system, row.what): row for row in old if not instead_of(row)}
