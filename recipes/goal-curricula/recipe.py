@@ -1,6 +1,6 @@
 """U-maze with sparse goals: a curriculum reaches nearly all of them; goals drawn from anywhere do not.
 
-    python recipes/goal-curricula/recipe.py           # 15 training runs, one to two minutes each on one core
+    python recipes/goal-curricula/recipe.py           # 15 training runs, about two minutes each on one core
 
 A point must learn to go to any place of a U-maze; a step earns -1 until it is there. Nobody tells where the maze is:
 goals may lie anywhere in a box that reaches 5 cells beyond it on every side, most of them out of reach. The Goal GAN
@@ -9,6 +9,10 @@ whole box. All learn by PPO from equally many steps with equal settings, and not
 share of goals that are reached from the start, doing the middle of what the policy might do, of 500 goals uniform over
 the free cells. They serve no choice and no training. A killed recipe goes on where it was: runs are saved in
 ``runs/goal-curricula``.
+
+Found with 3 seeds: the Goal GAN came to 1.00, .71 and .97, ALP-GMM to .99, .98 and .80: each curriculum has one run in
+which the far arm is not reached for good. Goals from anywhere came to .73, .70 and .90: nearer than hoped, for PPO
+generalises from the goals that it meets by chance in so large a box.
 """
 
 from __future__ import annotations
