@@ -10,8 +10,8 @@ is good. With hindsight relabelling (`future`, four of five draws) every episode
 Both learn from equally many steps with equal settings; the only difference is the relabelling. A third kind gives
 steps to the task that they served best (multi-task relabelling by reward): it chooses among 64 goals that others had,
 of 32,768, and hardly any of them was ever met, so that here it learns nothing; it is made for tasks that are few. Test
-goals and starts are drawn from other generators than training's, and each run is judged once, with no exploration. A killed
-recipe goes on where it was: runs are saved in ``runs/goal-relabelling``.
+goals and starts are drawn from other generators than training's, and each run is judged once, with no exploration. A
+killed recipe goes on where it was: runs are saved in ``runs/goal-relabelling``.
 
 **FetchReach** (Gymnasium-Robotics, v4): a robot arm's gripper to a point in the air, -1 a step until it is within 5 cm.
 DDPG with `future` and k = 4 for 20,000 environment steps, 8 robots side by side, an update for every 4 steps; the first
