@@ -7,6 +7,8 @@ The robot starts in the same place in all tasks, every other one is mirrored, an
 its identity, `heads` has a last layer a task on top, `PCGrad` is the one net whose conflicting gradients give way, in
 actor and critic apart. The figure is the share of the ten tasks whose goal the robot stands at (within 0.1) after
 the last step, doing the middle of what it might do; mean over seeds.
+
+How far one net gets hangs on its budget: after twice the steps it came to .88 [.72, 1.00], PCGrad and heads to 1.00.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
 from quickstudy.training import collect, fit_rl
 
-K, STEPS, TRIALS, PASSES = 10, 300, 80, 5
+K, STEPS, TRIALS, PASSES = 10, 150, 80, 5
 GOALS = ConflictingGoals(tasks=K)
 SEEN = SeesIdentity(GOALS)
 RUNS, FOLDER = Path("runs/multi-task-rl"), Path(__file__).parent
