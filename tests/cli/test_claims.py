@@ -44,3 +44,9 @@ def test_a_figure_that_is_none_is_refused_and_the_others_stay(tmp_path: Path) ->
     with pytest.raises(InputError, match="finite figures. Found .*inf.* in 'never reached'"):
         record(tmp_path, [row("never reached", float("inf"), 0.9)])
     assert [r.what for r in read(tmp_path / "result.json")] == ["measured"]
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("<<<<<<< ours")
+    with pytest.raises(InputError, match="Expected rows in JSON in .*result.json"):
+        read(tmp_path / "result.json")

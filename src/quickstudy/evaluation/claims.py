@@ -102,9 +102,12 @@ def read(path: Path) -> list[Row]:
     """The rows of one ``result.json``.
 
     Raises:
-        InputError: a row lacks a field or has one too many.
+        InputError: the file is no JSON, or a row lacks a field or has one too many.
     """
-    rows = json.loads(path.read_text())
+    try:
+        rows = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"Expected rows in JSON in {path}. Found {error}. Run the recipe, or mend the merge.") from error
     names = {field.name for field in fields(Row)}
     for row in rows:
         if set(row) != names:
