@@ -107,7 +107,7 @@ def read(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise InputError(f"Expected rows in JSON in {path}. Found {error}. Run the recipe, or mend the merge.") from error
+        raise InputError(f"Expected rows in JSON in {path}. Found {error}. Run the recipe again.") from error
     names = {field.name for field in fields(Row)}
     for row in rows:
         if set(row) != names:
