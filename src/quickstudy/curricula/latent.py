@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from quickstudy.core import GoalEnvironment, InputError, Problem
 from quickstudy.nets.vae import VAE
+from quickstudy.tasks.acting import Wrapped
 
 
-class LatentGoals(nn.Module):
+class LatentGoals(Wrapped, nn.Module):
     r"""An environment without tasks of its own, in which to reach what was imagined (Nair et al. 2018, section 4).
 
     A task is an observation to come to; a step earns :math:`-\|\mu(x) - \mu(x_g)\|`, the distance of the codes of
@@ -35,6 +36,8 @@ class LatentGoals(nn.Module):
         place of their codes, so that what is remembered does not age with the VAE.
     """
 
+    environment: GoalEnvironment
+
     def __init__(
         self,
         environment: GoalEnvironment,
@@ -57,11 +60,6 @@ class LatentGoals(nn.Module):
         """What is seen, and what is to be seen; what is done is as it was."""
         inner = self.environment.problem
         return Problem((2 * self.size,), inner.kind, inner.n_outputs)
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """Imagined goals: decoded codes from the prior."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Environment, InputError, Problem
+from quickstudy.core import Environment, InputError
+from quickstudy.tasks.acting import Wrapped
 
 
 class Curriculum(nn.Module):
@@ -48,7 +49,7 @@ class Anywhere(Curriculum):
         return anywhere(self.low, self.high, n, generator)
 
 
-class Taught(nn.Module):
+class Taught(Wrapped, nn.Module):
     """The same environment, whose tasks a curriculum chooses; training loops tell it what came of them.
 
     Args:
@@ -60,16 +61,6 @@ class Taught(nn.Module):
         super().__init__()
         self.environment, self.curriculum = environment, curriculum
 
-    @property
-    def problem(self) -> Problem:
-        """As it was."""
-        return self.environment.problem
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """What the curriculum would have met next."""
         return self.curriculum.sample(n, generator)
@@ -78,16 +69,6 @@ class Taught(nn.Module):
     def met(self, tasks: Tensor, returns: Tensor, last: Tensor, generator: torch.Generator) -> None:
         """The curriculum learns from it."""
         self.curriculum.met(tasks, returns, last, generator)
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As it was."""
-        return self.environment.reset(tasks, generator)
-
-    def step(
-        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As it was."""
-        return self.environment.step(state, action, tasks, generator)
 
 
 def box(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,8 +92,41 @@ def at_random(problem: Problem) -> Rule:
     return Rule(rule)
 
 
+class Wrapped:
+    """An environment inside of which is another, and which is as that one is but for what a subclass says.
+
+    What is inside is kept as ``environment``, so that it can be found (:func:`quickstudy.tasks.worlds.bare`).
+    """
+
+    environment: Environment
+
+    @property
+    def problem(self) -> Problem:
+        """What is seen and done."""
+        return self.environment.problem
+
+    @property
+    def horizon(self) -> int:
+        """Steps of a trial."""
+        return self.environment.horizon
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """N tasks."""
+        return self.environment.sample(n, generator)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """State and observation of a first step."""
+        return self.environment.reset(tasks, generator)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """State, observation, reward, terminated, truncated."""
+        return self.environment.step(state, action, tasks, generator)
+
+
 @dataclass(frozen=True)
-class Discretised:
+class Discretised(Wrapped):
     """The same goals to reach, with few actions to choose from: every number is one of ``levels``, evenly spaced.
 
     A policy over them can prefer opposite ways at once, where the mean of a normal one would stand still.
@@ -121,19 +154,6 @@ class Discretised:
         """The same is seen; one of a list is done."""
         problem = self.environment.problem
         return replace(problem, kind="classification", n_outputs=self.levels**problem.n_outputs)
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """As it was."""
-        return self.environment.sample(n, generator)
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As it was."""
-        return self.environment.reset(tasks, generator)
 
     def step(
         self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
@@ -167,7 +187,7 @@ class Discretised:
 
 
 @dataclass(frozen=True)
-class SeesTask:
+class SeesTask(Wrapped):
     """The same environment, which shows the task as well: its numbers stand behind the observation's.
 
     Args:
@@ -184,15 +204,6 @@ class SeesTask:
         problem = self.environment.problem
         return replace(problem, x_shape=(problem.x_shape[0] + self.example[0].numel(),))
 
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """As it was."""
-        return self.environment.sample(n, generator)
-
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """State, and what is seen with the task behind."""
         state, observation = self.environment.reset(tasks, generator)
@@ -208,7 +219,7 @@ class SeesTask:
 
 
 @dataclass(frozen=True)
-class Standardised:
+class Standardised(Wrapped):
     """The same goals to reach, seen through a fixed shift and scale; goals and rewards stay in the environment's units.
 
     Args:
@@ -223,20 +234,6 @@ class Standardised:
     environment: GoalEnvironment
     shift: Tensor
     scale: Tensor
-
-    @property
-    def problem(self) -> Problem:
-        """As it was."""
-        return self.environment.problem
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """As it was."""
-        return self.environment.sample(n, generator)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """State as it was; what is seen, shifted and scaled."""
@@ -279,7 +276,7 @@ def standardised(environment: GoalEnvironment, observation: Tensor, least: float
     return Standardised(environment, seen.mean(0), seen.std(0).clamp_min(least))
 
 
-class Checked:
+class Checked(Wrapped):
     """The same environment, which stops at once where an action is out of bounds or a NaN comes out.
 
     It counts its steps, for the message only: what it gives depends on its arguments alone.
@@ -294,20 +291,6 @@ class Checked:
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.steps = environment, 0
-
-    @property
-    def problem(self) -> Problem:
-        """As it was."""
-        return self.environment.problem
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """As it was."""
-        return self.environment.sample(n, generator)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As it was; what it gives is finite."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quickstudy.core import Environment, Problem
+from quickstudy.tasks.acting import Wrapped
 
 
 class KnowsItsTasks(Environment, Protocol):
@@ -20,7 +21,7 @@ class KnowsItsTasks(Environment, Protocol):
 
 
 @dataclass(frozen=True)
-class SeesIdentity:
+class SeesIdentity(Wrapped):
     """The same environment, which shows which of its K known tasks it is: one-hot, behind the observation.
 
     All tasks come equally often: the first K draws are tasks 0 to K - 1, and so on in turn. So trial i is of task
@@ -37,11 +38,6 @@ class SeesIdentity:
         """More is seen; the same is done."""
         problem = self.environment.problem
         return replace(problem, x_shape=(problem.x_shape[0] + len(self.environment.known()),))
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """The known tasks in turn."""

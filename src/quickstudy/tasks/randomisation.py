@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quickstudy.core import Environment, InputError, Problem
-from quickstudy.tasks.acting import uniform
+from quickstudy.core import Environment, InputError
+from quickstudy.tasks.acting import Wrapped, uniform
 
 
 @dataclass(frozen=True)
-class RandomPhysics:
+class RandomPhysics(Wrapped):
     r"""The same environment, its physics multiplied: each quantity by :math:`e^{u}`, u uniform in a range of its own.
 
     The policy does not see the physics. With a policy that remembers, this is meta-learning over simulators; with one
@@ -39,31 +39,11 @@ class RandomPhysics:
     def __post_init__(self) -> None:
         check_ends(self.environment, self.low, self.high)
 
-    @property
-    def problem(self) -> Problem:
-        """As it was."""
-        return self.environment.problem
-
-    @property
-    def horizon(self) -> int:
-        """As it was."""
-        return self.environment.horizon
-
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """N physics."""
         tasks = self.environment.sample(n, generator)
         low, high = (torch.tensor(end, device=tasks.device) for end in (self.low, self.high))
         return tasks * uniform(low, high, (n, len(self.low)), generator).exp()
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As it was."""
-        return self.environment.reset(tasks, generator)
-
-    def step(
-        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """As it was."""
-        return self.environment.step(state, action, tasks, generator)
 
 
 def check_ends(environment: Environment, low: tuple[float, ...], high: tuple[float, ...]) -> None:
