@@ -135,12 +135,6 @@ def run(kind: str, seed: int) -> tuple[float, float]:
     return found, minutes
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds."""
-    over = between_seeds(values, 1)
-    return over.mean, over.low, over.high
-
-
 def main() -> None:
     """Train, test, record."""
     parser = argparse.ArgumentParser()
@@ -153,11 +147,11 @@ def main() -> None:
     results = {kind: [run(kind, seed) for seed in range(seeds)] for kind in KINDS}
     command, rows = "python recipes/goal-imitation/recipe.py", []
     for i, (kind, runs) in enumerate(results.items()):
-        mean, low, high = interval([found for found, _ in runs])
-        print(f"{kind}: {mean:.3f} [{low:.3f}, {high:.3f}]")
+        over = between_seeds([found for found, _ in runs], GOALS, 0.0, 1.0)
+        print(f"{kind}: {over}")
         rows.append(
             Row(
-                "goal-imitation", f"U-maze: {kind}", "share of goals reached", mean, max(low, 0.0), min(high, 1.0),
+                "goal-imitation", f"U-maze: {kind}", "share of goals reached", over.mean, over.low, over.high,
                 n=GOALS, seeds=seeds, target=0.9, better="higher",
                 source="computed: what is asked of GCSL from wandering" if i else "issue target", tier="cpu",
                 minutes=sum(minutes for _, minutes in runs), command=command,
@@ -166,13 +160,14 @@ def main() -> None:
     every = list(results.values())
     for what, one, other in (("the same wandering", 0, 1), ("64,000 steps of their own", 2, 3)):
         gain = [a - b for (a, _), (b, _) in zip(every[one], every[other], strict=True)]
-        mean, low, high = interval(gain)
-        print(f"GCSL minus DQN with hindsight, {what}: {mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+        over = between_seeds(gain, GOALS)
+        print(f"GCSL minus DQN with hindsight, {what}: {over}")
         rows.append(
             Row(
-                "goal-imitation", f"U-maze: GCSL minus DQN with hindsight, {what}", "difference of shares", mean, low,
-                high, n=GOALS, seeds=seeds, target=0.0, better="higher", source="computed: as good as hindsight",
-                tier="cpu", minutes=sum(m for k in (one, other) for _, m in every[k]), command=command,
+                "goal-imitation", f"U-maze: GCSL minus DQN with hindsight, {what}", "difference of shares", over.mean,
+                over.low, over.high, n=GOALS, seeds=seeds, target=0.0, better="higher",
+                source="computed: as good as hindsight", tier="cpu",
+                minutes=sum(m for k in (one, other) for _, m in every[k]), command=command,
             )
         )  # fmt: skip
     record(FOLDER, rows)

@@ -140,16 +140,16 @@ def main_fetch(seeds: int) -> list[Row]:
     for relabels in (True, False):
         runs = [train_fetch(relabels, seed) for seed in range(seeds)]
         found, word = [float(str(run["found"])) for run in runs], "with" if relabels else "without"
-        mean, low, high = interval(found)
-        print(f"FetchReach {word} relabelling: {mean:.4f} [{low:.4f}, {high:.4f}] of {found}")
+        over = between_seeds(found, EPISODES, 0.0, 1.0)
+        print(f"FetchReach {word} relabelling: {over} of {found}")
         curves = np.array([run["curve"] for run in runs])
         axes.plot(curves[0, :, 0], curves[..., 1].mean(0), label=f"DDPG {word} relabelling")
         axes.fill_between(curves[0, :, 0], curves[..., 1].min(0), curves[..., 1].max(0), alpha=0.2)
         rows.append(
             Row(
                 "goal-relabelling", f"FetchReach-v4, 20,000 steps: DDPG {word} relabelling"
-                + (" (future, k = 4)" if relabels else ""), "success", mean, low, high, n=EPISODES, seeds=seeds,
-                target=0.95, better="higher" if relabels else "lower",
+                + (" (future, k = 4)" if relabels else ""), "success", over.mean, over.low, over.high,
+                n=EPISODES, seeds=seeds, target=0.95, better="higher" if relabels else "lower",
                 source="issue target" if relabels else "computed: what is asked of DDPG with relabelling", tier="cpu",
                 minutes=sum(float(str(run["minutes"])) for run in runs),
                 command="python recipes/goal-relabelling/recipe.py --only fetch",
@@ -169,12 +169,6 @@ def save(figure: Figure, axes: Axes, name: str) -> None:
         figure.savefig(FOLDER / name, metadata={"Date": None})
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds, cut to [0, 1]."""
-    over = between_seeds(values, 1, 0.0, 1.0)
-    return over.mean, over.low, over.high
-
-
 def main_flips(seeds: int) -> list[Row]:
     """Bit-flip with both ways of relabelling and without: rows and a figure."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -184,8 +178,8 @@ def main_flips(seeds: int) -> list[Row]:
     for kind in KINDS:
         runs = [train(kind, seed) for seed in range(seeds)]
         found = [success(method, 500 + seed, TEST) for seed, (method, _, _) in enumerate(runs)]
-        mean, low, high = interval(found)
-        print(f"{kind}: {mean:.4f} [{low:.4f}, {high:.4f}] of {[round(x, 4) for x in found]}")
+        over = between_seeds(found, TEST, 0.0, 1.0)
+        print(f"{kind}: {over} of {[round(x, 4) for x in found]}")
         curves = np.array([[y for _, y in curve] for _, curve, _ in runs])
         x = [at for at, _ in runs[0][1]]
         axes.plot(x, curves.mean(0), label=f"DQN {kind}")
@@ -193,9 +187,10 @@ def main_flips(seeds: int) -> list[Row]:
         target, better = targets.get(kind, (0.98, "higher"))
         rows.append(
             Row(
-                "goal-relabelling", f"bit-flip, {BITS} bits, start and goal uniform: DQN {kind}", "success", mean, low,
-                high, n=TEST, seeds=seeds, target=target, better="higher" if better == "higher" else "lower",
-                source="issue target" if kind in targets else "computed: that of hindsight relabelling", tier="cpu",
+                "goal-relabelling", f"bit-flip, {BITS} bits, start and goal uniform: DQN {kind}", "success", over.mean,
+                over.low, over.high, n=TEST, seeds=seeds, target=target,
+                better="higher" if better == "higher" else "lower", tier="cpu",
+                source="issue target" if kind in targets else "computed: that of hindsight relabelling",
                 minutes=sum(minutes for _, _, minutes in runs),
                 command="python recipes/goal-relabelling/recipe.py --only flips",
             )

@@ -85,23 +85,17 @@ def train(seed: int) -> tuple[SAC, list[tuple[int, float]], float]:
     return method, sorted(curve.items()), json.loads(notes.read_text())["minutes"]
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds."""
-    over = between_seeds(values, 1)
-    return over.mean, over.low, over.high
-
-
 def pendulum(seeds: int) -> None:
     """Train, test, record, draw."""
     runs = [train(seed) for seed in range(seeds)]
     found = [returns(best_of(method), 500, TEST) for method, _, _ in runs]
-    mean, low, high = interval(found)
+    over = between_seeds(found, TEST)
     best, floor = returns(oracle(), 500, TEST), returns(at_random(PENDULUM.problem), 500, TEST)
-    print(f"SAC: {mean:.1f} [{low:.1f}, {high:.1f}] of {[round(x, 1) for x in found]}")
+    print(f"SAC: {over} of {[round(x, 1) for x in found]}")
     print(f"a plan that knows the physics: {best:.1f}; at random: {floor:.1f}")
     row = Row(
         "max-entropy", f"Pendulum, {STEPS * TASKS} steps: SAC (a plan that knows the physics: {best:.0f})", "return",
-        mean, low, high, n=TEST, seeds=seeds, target=-200.0, better="higher", source="issue target",
+        over.mean, over.low, over.high, n=TEST, seeds=seeds, target=-200.0, better="higher", source="issue target",
         tier="cpu", minutes=sum(minutes for _, _, minutes in runs), command="python recipes/max-entropy/recipe.py",
     )  # fmt: skip
     figure = Figure(figsize=(6, 3.6), layout="constrained")
@@ -322,10 +316,10 @@ def claim(
     part: str,
     source: str = "issue target",
 ) -> Row:
-    mean, low, high = interval(values)
-    print(f"{what}: {mean:.3f} [{low:.3f}, {high:.3f}]", flush=True)
+    over = between_seeds(values, n)
+    print(f"{what}: {over}", flush=True)
     return Row(
-        "max-entropy", what, metric, mean, low, high, n=n, seeds=len(values), target=target,
+        "max-entropy", what, metric, over.mean, over.low, over.high, n=n, seeds=len(values), target=target,
         better="higher" if higher else "lower", source=source, tier="cpu", minutes=minutes,
         command=f"python recipes/max-entropy/recipe.py {part}",
     )  # fmt: skip

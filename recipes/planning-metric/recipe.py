@@ -194,12 +194,6 @@ def run(seed: int, steps: int = STEPS) -> dict[str, dict[str, float]]:
     return found
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds."""
-    over = between_seeds(values, 1)
-    return over.mean, over.low, over.high
-
-
 def main() -> None:
     """Train, test, record, draw."""
     parser = argparse.ArgumentParser()
@@ -214,22 +208,23 @@ def main() -> None:
     ):
         for name in ("VAE", "pixels"):
             gain = [found["planning"][score] - found[name][score] for found in runs]
-            middle, low, high = interval(gain)
+            over = between_seeds(gain, n)
             values = {which: float(np.mean([found[which][score] for found in runs])) for which in ("planning", name)}
-            print(f"{score}: {values}, difference {middle:+.3f} [{low:+.3f}, {high:+.3f}]")
+            print(f"{score}: {values}, difference {over}")
             rows.append(
                 Row(
                     "planning-metric", f"pictures of a point: planning metric minus distance of {name}, {words}",
-                    "difference", middle, low, high, n=n, seeds=seeds, target=0.0, better="higher",
+                    "difference", over.mean, over.low, over.high, n=n, seeds=seeds, target=0.0, better="higher",
                     source="computed: beats it", tier="cpu", minutes=minutes,
                     command="python recipes/planning-metric/recipe.py",
                 )
             )  # fmt: skip
-        value, low, high = interval([found["planning"][score] for found in runs])
+        over = between_seeds([found["planning"][score] for found in runs], n)
         rows.append(
             Row(
-                "planning-metric", f"pictures of a point: planning metric, {words}", score, value, low, high, n=n,
-                seeds=seeds, target=max(float(np.mean([found[k][score] for found in runs])) for k in ("VAE", "pixels")),
+                "planning-metric", f"pictures of a point: planning metric, {words}", score, over.mean, over.low,
+                over.high, n=n, seeds=seeds,
+                target=max(float(np.mean([found[k][score] for found in runs])) for k in ("VAE", "pixels")),
                 better="higher", source="computed: the better of VAE and pixels", tier="cpu", minutes=minutes,
                 command="python recipes/planning-metric/recipe.py",
             )

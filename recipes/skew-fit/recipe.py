@@ -137,12 +137,6 @@ def imagined(alpha: float, seed: int) -> dict[str, Any]:
     return notes
 
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Mean and 95 % t-interval over seeds."""
-    over = between_seeds(values, 1, 0.0, 1.0)
-    return over.mean, over.low, over.high
-
-
 def counts(seeds: int) -> None:
     """Run, measure, record, draw: exact densities."""
     rows, runs = [], {}
@@ -183,11 +177,11 @@ def states(seeds: int) -> None:
 def row(system: str, what: str, n: int, alpha: float, ends: list[Any], minutes: float, part: str) -> Row:
     """One figure; skewed goals should cover what there is, plain ones should not."""
     found = [end_of(run) for run in ends]
-    mean, low, high = interval(found)
-    print(f"{what}, alpha {alpha}: {mean:.3f} [{low:.3f}, {high:.3f}] of {[round(x, 3) for x in found]}", flush=True)
+    over = between_seeds(found, n, 0.0, 1.0)
+    print(f"{what}, alpha {alpha}: {over} of {[round(x, 3) for x in found]}", flush=True)
     return Row(
-        system, f"{what}: entropy of where episodes end, alpha {alpha:g}", "share of log N", mean, low, high, n=n,
-        seeds=len(found), target=0.95 if alpha else 0.8, better="higher" if alpha else "lower",
+        system, f"{what}: entropy of where episodes end, alpha {alpha:g}", "share of log N", over.mean, over.low,
+        over.high, n=n, seeds=len(found), target=0.95 if alpha else 0.8, better="higher" if alpha else "lower",
         source="issue target" if alpha else "issue target: stays low", tier="cpu", minutes=minutes,
         command=f"python recipes/skew-fit/recipe.py {part}",
     )  # fmt: skip

@@ -17,7 +17,7 @@ from quickstudy.methods.registry import build, find
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.methods.rl.relabel import Hindsight
 from quickstudy.reports.acting import write_acting_report
-from quickstudy.run import CHECKPOINT, CONFIG, MODEL, Config, _claim, _plain, read_config
+from quickstudy.run import CHECKPOINT, MODEL, Config, check_finished, claim_folder, plain, stored
 from quickstudy.tasks.worlds import is_world, world
 from quickstudy.training import fit_imitation, fit_off_policy, fit_rl
 from quickstudy.training.checkpoint import load_checkpoint, save_checkpoint, write_atomic, write_json
@@ -45,21 +45,13 @@ class ActingRun:
         Raises:
             InputError: no such folder, one that holds no finished run, or a run that does not act.
         """
-        if not (folder / CONFIG).is_file():
-            raise InputError(
-                f"Expected a run's folder. Found no {CONFIG} in {folder}. Train first, or correct the path."
-            )
-        config = read_config(folder)
+        config = stored(folder)
         if not is_world(config.data):
             raise InputError(
                 f"Expected a run that acts in an environment. Found one of {config.method!r} on {config.data!r} in "
                 f"{folder}, which are examples. Train one: quickstudy train ppo --data cart-pole"
             )
-        if not (folder / MODEL).is_file():
-            raise InputError(
-                f"Expected a finished run in {folder}. Found one that was stopped. Go on with it: "
-                f"quickstudy train {config.method} --data {config.data} --out {folder} --resume"
-            )
+        check_finished(folder, config)
         return cls(folder, config)
 
     def environment(self) -> Environment:
@@ -94,7 +86,7 @@ class ActingRun:
             episodes: how many tasks (200 by default).
         """
         found = evaluate_acting(self.environment(), policy_of(self.method()), tasks=episodes or TEST)
-        write_json(self.folder / "evaluation.json", {"metric": METRIC, **_plain(found)})
+        write_json(self.folder / "evaluation.json", {"metric": METRIC, **plain(found)})
         return found
 
 
@@ -130,7 +122,7 @@ def train(
             )
     environment = world(config.data)
     method = _build(config, environment)
-    _claim(out, config, resume)
+    claim_folder(out, config, resume)
     curve = _read_curve(out / "metrics.jsonl") if resume else {}
     if not (out / MODEL).is_file():
         steps, each, loop = _loop(method, environment, config)
@@ -158,7 +150,7 @@ def train(
     run = ActingRun(out, config)
     policy = policy_of(run.method())
     found = evaluate_acting(environment, policy, draw=20_000 + config.seed)
-    write_json(out / "validation.json", {"metric": METRIC, **_plain(found)})
+    write_json(out / "validation.json", {"metric": METRIC, **plain(found)})
     write_acting_report(
         environment, policy, asdict(config), _read_curve(out / "metrics.jsonl"), found, out / "report.html"
     )

@@ -122,16 +122,8 @@ class Run:
         Raises:
             InputError: no such folder, or one that holds no finished run.
         """
-        if not (folder / CONFIG).is_file():
-            raise InputError(
-                f"Expected a run's folder. Found no {CONFIG} in {folder}. Train first, or correct the path."
-            )
-        config = read_config(folder)
-        if not (folder / MODEL).is_file():
-            raise InputError(
-                f"Expected a finished run in {folder}. Found one that was stopped. Go on with it: "
-                f"quickstudy train {config.method} --data {config.data} --out {folder} --resume"
-            )
+        config = stored(folder)
+        check_finished(folder, config)
         return cls(folder, config)
 
     def model(self) -> Model:
@@ -162,7 +154,7 @@ class Run:
             method = with_classes(method, arena.problem.n_outputs)
         found = evaluate(method, arena.test)
         facts = {"question": arena.question, "shots": arena.shots, "metric": arena.problem.metric}
-        write_json(self.folder / "evaluation.json", {**facts, **_plain(found)})
+        write_json(self.folder / "evaluation.json", {**facts, **plain(found)})
         return found
 
     def adapt(self, support: Path) -> Model:
@@ -258,6 +250,26 @@ def read_config(folder: Path) -> Config:
         ) from error
 
 
+def stored(folder: Path) -> Config:
+    """What is said of a run by the folder that somebody named.
+
+    Raises:
+        InputError: it is no run's folder.
+    """
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"Expected a run's folder. Found no {CONFIG} in {folder}. Train first, or correct the path.")
+    return read_config(folder)
+
+
+def check_finished(folder: Path, config: Config) -> None:
+    """Refuse a run that was stopped; says how it goes on."""
+    if not (folder / MODEL).is_file():
+        raise InputError(
+            f"Expected a finished run in {folder}. Found one that was stopped. Go on with it: "
+            f"quickstudy train {config.method} --data {config.data} --out {folder} --resume"
+        )
+
+
 def train(
     config: Config, out: Path, *, resume: bool = False, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Run, Estimate]:
@@ -282,7 +294,7 @@ def train(
     if refusal:
         raise InputError(f"Expected tasks that {cls.name!r} can serve. Found that it {refusal}.")
     method = build(cls, arena.problem, config.seed, **config.settings)
-    _claim(out, config, resume)
+    claim_folder(out, config, resume)
     steps = config.steps or default_steps(arena.problem)
     if not (out / MODEL).is_file():
         history = fit(
@@ -308,11 +320,11 @@ def train(
         (out / CHECKPOINT).unlink(missing_ok=True)  # last: a stop before it loses nothing
     run = Run(out, config)
     found = evaluate(run.model().method, arena.validation)
-    write_json(out / "validation.json", {"metric": arena.problem.metric, **_plain(found)})
+    write_json(out / "validation.json", {"metric": arena.problem.metric, **plain(found)})
     return run, found
 
 
-def _plain(estimate: Estimate) -> dict[str, Any]:
+def plain(estimate: Estimate) -> dict[str, Any]:
     """For JSON, which has no infinity: the ends of an interval that too few tasks leave open are null."""
     return {key: value if math.isfinite(value) else None for key, value in asdict(estimate).items()}
 
@@ -328,7 +340,7 @@ def _model(method: Any, config: Config, study: Study, arena: Arena) -> Model:
     return Model(method, config.method, config.settings, scale, columns, labels)
 
 
-def _claim(out: Path, config: Config, resume: bool) -> None:
+def claim_folder(out: Path, config: Config, resume: bool) -> None:
     """A folder belongs to one run; nothing that is there is ever overwritten by another."""
     if (out / CONFIG).is_file():
         if not resume:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Follows, InputError, Replayed, Teaches
+from quickstudy.core import Environment, Explorer, Follows, InputError, Problem, Replayed, Teaches
 from quickstudy.methods.rl._replay import Replay, with_noise
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.tasks.acting import at_random, finite
@@ -71,11 +71,7 @@ def fit_off_policy(
         RunError: a loss is not finite, or what the environment gave (names the step). In the second case the checkpoint
             has all that was learned before.
     """
-    if not isinstance(method, Follows):
-        raise InputError(
-            f"Expected a method that learns from a memory (it has `follow`). Found {type(method).__name__}, which "
-            "learns from the trials of its present policy. Train it with fit_rl."
-        )
+    targets = follower(method)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     problem, history, past = environment.problem, History(), Replay(max(memory // tasks, 1))
     first = -(-warmup // tasks)
@@ -126,9 +122,9 @@ def fit_off_policy(
             total, mind = total.where(~done, 0), _where(done, policy.start(tasks).to(mind), mind)
         if step >= first:
             for turn in range(updates):
-                losses = method(_drawn(past, batch, relabel, environment, generator))
+                losses = method(drawn(past, batch, relabel, problem, generator))
                 loss += descent.step((step - first) * updates + turn, losses, combine) / updates
-                method.follow()
+                targets.follow()
         finished = step + 1
         if finished % every == 0 or finished == steps:
             learned = finished - max(since, first)
@@ -147,12 +143,24 @@ def fit_off_policy(
 NOW = ("task", "state", "observation", "mind", "total")
 
 
-def _drawn(
-    past: Replay, batch: int, relabel: Relabel | None, environment: Environment, generator: torch.Generator
-) -> Replayed:
-    """Steps to learn from. Shape: ``[batch, 1, ...]``."""
+def follower(method: Explorer) -> Follows:
+    """The method as one that learns from a memory.
+
+    Raises:
+        InputError: it learns from its own present trials.
+    """
+    if not isinstance(method, Follows):
+        raise InputError(
+            f"Expected a method that learns from a memory (it has `follow`). Found {type(method).__name__}, which "
+            "learns from the trials of its present policy. Train it with fit_rl."
+        )
+    return method
+
+
+def drawn(past: Replay, batch: int, relabel: Relabel | None, problem: Problem, generator: torch.Generator) -> Replayed:
+    """Steps to learn from, relabelled if asked for, with the chance that losses need. Shape: ``[batch, 1, ...]``."""
     slot, row = past.draw(batch, generator)
-    drawn = past.take(slot, row)
+    steps = past.take(slot, row)
     if relabel is not None:
-        drawn = relabel(past, slot, row, drawn, generator)
-    return with_noise(drawn, environment.problem.kind, environment.problem.n_outputs, generator)
+        steps = relabel(past, slot, row, steps, generator)
+    return with_noise(steps, problem.kind, problem.n_outputs, generator)

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from quickstudy.combine import mean
-from quickstudy.core import Explorer, Follows, InputError
-from quickstudy.methods.rl._replay import Replay, with_noise
+from quickstudy.core import Explorer, InputError
+from quickstudy.methods.rl._replay import Replay
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.training._loop import Combine, Descent, Progress
 from quickstudy.training.fit import History
+from quickstudy.training.fit_off_policy import drawn, follower
 
 
 def fit_offline(
@@ -57,15 +58,11 @@ def fit_offline(
         InputError: the method learns from its own present trials, see ``fit_rl``; the memory is empty.
         RunError: a loss is not finite (names the step).
     """
-    if not isinstance(method, Follows):
-        raise InputError(
-            f"Expected a method that learns from a memory (it has `follow`). Found {type(method).__name__}, which "
-            "learns from the trials of its present policy. Train it with fit_rl."
-        )
+    targets = follower(method)
     if not memory.size:
         raise InputError("Expected a memory with steps in it. Found none. Collect some: Replay.of(collect(...)).")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    problem, history, start = method.problem, History(), 0
+    history, start = History(), 0
     descent = Descent(method, steps=steps, lr=lr, weight_decay=weight_decay, generator=generator, checkpoint=checkpoint)
     saved = descent.load(resume)
     if saved is not None:
@@ -73,12 +70,8 @@ def fit_offline(
     method.train()
     loss, since = 0.0, start
     for step in range(start, steps):
-        slot, row = memory.draw(batch, generator)
-        drawn = memory.take(slot, row)
-        if relabel is not None:
-            drawn = relabel(memory, slot, row, drawn, generator)
-        loss += descent.step(step, method(with_noise(drawn, problem.kind, problem.n_outputs, generator)), combine)
-        method.follow()
+        loss += descent.step(step, method(drawn(memory, batch, relabel, method.problem, generator)), combine)
+        targets.follow()
         done = step + 1
         if done % every == 0 or done == steps:
             history.step.append(done)
