@@ -37,7 +37,7 @@ from quickstudy.methods.rl.relabel import Hindsight, Relabel, Windows
 from quickstudy.tasks.acting import Discretised, Rule, at_random
 from quickstudy.tasks.grids import Maze
 from quickstudy.tasks.point import PointMaze
-from quickstudy.training import collect, fit_off_policy, fit_offline
+from quickstudy.training import collect, first_episode, fit_off_policy, fit_offline
 
 CELLS = Maze(length=20)
 WANDERED = Maze(length=100, ends=False)  # nothing ends a trial but time
@@ -54,8 +54,7 @@ def generator(seed: int) -> torch.Generator:
 
 def success(trials: Trajectory) -> torch.Tensor:
     """Whether the goal was reached within the first episode."""
-    before = trials.done.cumsum(1) - trials.done
-    return ((trials.ends()[0] > 0) & (before == 0)).any(1)
+    return ((trials.ends()[0] > 0) & first_episode(trials.done)).any(1)
 
 
 def wandering(seed: int) -> Replay:

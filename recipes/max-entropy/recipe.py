@@ -39,7 +39,7 @@ from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.acting import Rule, at_random
 from quickstudy.tasks.classic import Pendulum
 from quickstudy.tasks.grids import TWO_PASSAGES, Maze, geometry
-from quickstudy.training import collect, fit_off_policy
+from quickstudy.training import collect, first_episode, fit_off_policy
 
 TASKS, STEPS, TEST = 2, 10_000, 100
 PENDULUM = Pendulum()
@@ -187,7 +187,7 @@ def passages(seeds: int) -> None:
                 generator=generator(100 + seed),
             )  # fmt: skip
             trials = collect(PASSAGES, acting(method), PASSAGES.sample(TEST, generator(0)), generator(500))
-            first = trials.done.cumsum(1) - trials.done == 0
+            first = first_episode(trials.done)
             through = [float(((trials.observation[..., gap] > 0) & first).any(1).float().mean()) for gap in gaps]
             before[name].append(float((trials.ends()[0].sum(1) > 0).float().mean()))
             rarer[name].append(min(through))

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from quickstudy.core import Environment, Estimate, Policy
 from quickstudy.evaluation.statistics import estimate
-from quickstudy.training.fit_rl import _where, collect, first_returns
+from quickstudy.tasks.acting import Wrapped
+from quickstudy.training.fit_rl import collect, first_episode, first_returns
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,7 @@ class Played:
     @property
     def first(self) -> Tensor:
         """Whether a step belongs to its trial's first episode. Shape: ``[T, time]``, bool."""
-        done = self.done.long()
-        return done.cumsum(1) - done == 0
+        return first_episode(self.done)
 
     def paths(self) -> list[Tensor]:
         """The states of each trial's first episode, its first and its last included: T times ``[steps + 1, *s]``."""
@@ -67,20 +67,31 @@ def play(
         generator: the environment's and the policy's chance.
         start: state and observation to begin with; None resets.
     """
-    memory = policy.start(len(tasks))
-    state, observation = environment.reset(tasks, generator) if start is None else start
-    steps = []
-    for _ in range(environment.horizon):
-        action, _, memory = policy.act(observation, memory, generator)
-        before = state
-        state, observation, reward, terminated, truncated = environment.step(before, action, tasks, generator)
-        done = terminated | truncated
-        memory = policy.learn(memory, action, reward, done)
-        steps.append((before, state, action, reward, done))
-        if bool(done.any()):
-            fresh, seen = environment.reset(tasks, generator)
-            state, observation = _where(done, fresh, state), _where(done, seen, observation)
-    return Played(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
+    noted = _Noted(environment, start)
+    trial = collect(noted, policy, tasks, generator)
+    before, after = (torch.stack(part, 1) for part in zip(*noted.states, strict=True))
+    return Played(before, after, trial.action, trial.reward, trial.done.bool())
+
+
+class _Noted(Wrapped):
+    """The same environment for one trial, whose states are kept; may begin where it is told."""
+
+    def __init__(self, environment: Environment, start: tuple[Tensor, Tensor] | None) -> None:
+        self.environment, self.start = environment, start
+        self.states: list[tuple[Tensor, Tensor]] = []
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The given start at first, then as it was."""
+        start, self.start = self.start, None
+        return self.environment.reset(tasks, generator) if start is None else start
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """As it was; noted."""
+        result = self.environment.step(state, action, tasks, generator)
+        self.states.append((state, result[0]))
+        return result
 
 
 def trial_scores(environment: Environment, policy: Policy, tasks: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,7 +4,7 @@ from quickstudy.training.fit import History, default_steps, fit, task_scores
 from quickstudy.training.fit_imitation import fit_imitation
 from quickstudy.training.fit_off_policy import fit_off_policy
 from quickstudy.training.fit_offline import fit_offline
-from quickstudy.training.fit_rl import collect, first_returns, fit_rl
+from quickstudy.training.fit_rl import collect, first_episode, first_returns, fit_rl
 from quickstudy.training.fit_stream import StreamScores, fit_stream
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "StreamScores",
     "collect",
     "default_steps",
+    "first_episode",
     "first_returns",
     "fit",
     "fit_imitation",

@@ -53,10 +53,15 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
     return Trajectory(*(torch.stack(part, 1) for part in zip(*steps, strict=True)))
 
 
+def first_episode(done: Tensor) -> Tensor:
+    """Whether a step belongs to its trial's first episode. Shape: ``[T, time]`` to the same, bool."""
+    done = done.long()
+    return done.cumsum(1) - done == 0
+
+
 def first_returns(trials: Trajectory) -> Tensor:
     """Total reward of each trial's first episode, or as much of it as there was time for. Shape: ``[T]``."""
-    over = trials.done.cumsum(1) - trials.done
-    return (trials.reward * (over == 0)).sum(1)
+    return (trials.reward * first_episode(trials.done)).sum(1)
 
 
 def first_ends(trials: Trajectory) -> Tensor:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from torch.func import grad
 
-from quickstudy.core import RunError
+from quickstudy.methods._solve import conjugate_gradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,32 +53,8 @@ def hypergradient(
         return product
 
     of_w, direct = grad(outer, argnums=(0, 1))(w, hyper)
-    v = _solve(times_hessian, of_w, 2 * w.numel() if iterations is None else iterations, tolerance)
+    most = 2 * w.numel() if iterations is None else iterations
+    v = conjugate_gradients(times_hessian, of_w, most, tolerance**2 * of_w.square().sum())
     through: Tensor = grad(lambda at: (grad(inner)(w, at) * v).sum())(hyper)
     gradient: Tensor = direct - through
     return gradient
-
-
-def _solve(times: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float) -> Tensor:
-    """Conjugate gradients for ``times(v) = b`` from zero."""
-    v = torch.zeros_like(b)
-    residual = b.clone()
-    direction = residual
-    square = residual.square().sum()
-    enough = tolerance**2 * square
-    for _ in range(iterations):
-        if square <= enough:
-            break
-        product = times(direction)
-        curvature = (direction * product).sum()
-        if not curvature > 0:
-            raise RunError(
-                "Expected an inner loss that curves upwards at its minimum. Found a curvature of "
-                f"{float(curvature):.3g}. Train to the end, or add a penalty."
-            )
-        step = square / curvature
-        v = v + step * direction
-        residual = residual - step * product
-        before, square = square, residual.square().sum()
-        direction = residual + square / before * direction
-    return v

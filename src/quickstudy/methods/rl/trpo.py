@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from torch.distributions import kl_divergence
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from quickstudy.core import Explorer, Kind, Prediction, Predictor, Problem, Trajectory
+from quickstudy.methods._solve import conjugate_gradients
 from quickstudy.methods.rl._policies import Actor, Memoryless, check_actions, drawn_from, log_prob_of, net
 from quickstudy.methods.rl._returns import Value, judge, value_error
 
@@ -134,7 +134,7 @@ class TRPO(Explorer):
             product = torch.autograd.grad(slope @ vector, parameters, retain_graph=True)
             return torch.cat([p.flatten() for p in product]) + self.damping * vector
 
-        direction = conjugate_gradients(fisher, gradient, self.iterations)
+        direction = conjugate_gradients(fisher, gradient, self.iterations, 1e-20)
         curvature = float(direction @ fisher(direction))
         step = (2 * self.bound / max(curvature, 1e-30)) ** 0.5 * direction
         start = parameters_to_vector(parameters).detach().clone()
@@ -150,18 +150,3 @@ class TRPO(Explorer):
     def _judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """The value before each step, and the step's advantage, which carries no gradient. Shape: ``[T, time]``."""
         return judge(self.value, trajectory, len(self.problem.x_shape), self.discount, self.gae)
-
-
-def conjugate_gradients(matrix: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
-    """Solve ``matrix(x) = target`` for a positive definite matrix that is known by its products. Shape: ``[d]``."""
-    x, residual = torch.zeros_like(target), target.clone()
-    direction, size = residual.clone(), residual @ residual
-    for _ in range(iterations):
-        if float(size) < 1e-20:
-            break
-        product = matrix(direction)
-        pace = size / (direction @ product)
-        x, residual = x + pace * direction, residual - pace * product
-        new = residual @ residual
-        direction, size = residual + new / size * direction, new
-    return x
