@@ -16,7 +16,7 @@ from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import Params, task_loss, trainable
 from quickstudy.methods._program import MOST_SHAPES
 from quickstudy.nets.basic import MLP, Conv4
-from quickstudy.training.compiled import CompiledLosses
+from quickstudy.training.compiled import CompiledLosses, _flat
 
 NUMBERS = Problem((2,), "regression", 1, metric="explained variance")
 PICTURES = Problem((1, 16, 16), "classification", 3, shared_labels=False)
@@ -158,11 +158,9 @@ def test_it_can_be_compiled_with_the_whole_step() -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     whole = CompiledLosses(method, torch.mean)
-    state, data = [v.detach() for v in whole._state.values()], [
-        episodes.support.x, episodes.support.y, None, None, episodes.query.x, episodes.query.y, None, None, None, None,
-    ]  # fmt: skip
-    record = make_fx(lambda *inputs: whole._step(*inputs), tracing_mode="fake")(state, data)
-    for ours, theirs in zip(record(state, data), whole._step(state, data), strict=True):
+    state, data, step = [v.detach() for v in whole._state.values()], _flat(episodes), whole._step_on(episodes)
+    record = make_fx(lambda *inputs: step(*inputs), tracing_mode="fake")(state, data)
+    for ours, theirs in zip(record(state, data), step(state, data), strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

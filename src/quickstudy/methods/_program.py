@@ -1,4 +1,4 @@
-"""Functions of tensors alone, recorded once and compiled."""
+"""Functions of tensors alone, recorded once and compiled, or captured as the kernels that they launch."""
 
 from __future__ import annotations
 
@@ -43,11 +43,70 @@ def compiled(step: Callable[..., list[Tensor]], *inputs: list[Any], what: str, w
         raise RunError(
             f"Expected {what} that can be compiled. Found {whose}, which stopped with: {error}. Train without compile."
         ) from error
-    for ours, theirs in zip(found, step(fresh(inputs[0]), *inputs[1:]), strict=True):
+    _same(found, step(fresh(inputs[0]), *inputs[1:]), f"compiled {what}", whose)
+    return program
+
+
+def captured(
+    step: Callable[..., list[Tensor]], state: list[Tensor], data: list[Tensor | None], *, what: str, whose: str
+) -> Program:
+    """``step`` as one CUDA graph: all its kernels in one launch; called once and compared.
+
+    The state is read where it lies, and what the step writes there is written there; data of the same shapes are copied
+    into the graph's own. What a call gives lies in the graph's memory too: the next call overwrites it.
+
+    Args:
+        step: makes tensors of state and data, and of nothing else, without a look at any number.
+        state: parameters and buffers, on CUDA, which stay where they are.
+        data: what it is captured on.
+        what: for the message, what is captured.
+        whose: for the message, the name of whom it belongs to.
+
+    Raises:
+        RunError: the step cannot be captured, its results are not the step's, or the state has moved.
+    """
+    held = [None if value is None else value.clone() for value in data]
+    before, places = [value.clone() for value in state], [value.data_ptr() for value in state]
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    try:
+        with torch.cuda.stream(aside):
+            for _ in range(3):  # libraries choose their kernels in the first calls
+                step(state, held)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            found = step(state, held)
+    except RuntimeError as error:
+        raise RunError(
+            f"Expected {what} that can be captured. Found {whose}, which stopped with: {error}. Train without compile."
+        ) from error
+
+    def put_back() -> None:
+        for value, old in zip(state, before, strict=True):
+            value.copy_(old)
+
+    def program(now: list[Tensor], given: list[Tensor | None]) -> list[Tensor]:
+        if [value.data_ptr() for value in now] != places:
+            raise RunError(f"Expected the parameters of {whose} where they were at its first step. Found them moved.")
+        for own, value in zip(held, given, strict=True):
+            if own is not None and value is not None:
+                own.copy_(value)
+        graph.replay()
+        return found
+
+    put_back()  # running statistics have seen the first data three times
+    found_then = [value.clone() for value in program(state, data)]
+    put_back()
+    _same(found_then, step([value.clone() for value in state], data), f"captured {what}", whose)
+    return program
+
+
+def _same(found: list[Tensor], expected: list[Tensor], what: str, whose: str) -> None:
+    """Raise where a program's results are not those of the plain step."""
+    for ours, theirs in zip(found, expected, strict=True):
         if not bool((ours - theirs).norm() <= 0.01 * theirs.norm() + 1e-6):
             raise RunError(
-                f"Expected the compiled {what} to give the results of the plain one. Found a difference "
+                f"Expected the {what} to give the results of the plain one. Found a difference "
                 f"of {float((ours - theirs).norm()):.3g} in a vector of length {float(theirs.norm()):.3g}. "
                 f"Train without compile; if {whose} draws nothing at random, report this."
             )
-    return program

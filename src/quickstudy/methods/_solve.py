@@ -1,4 +1,4 @@
-"""Linear systems of one vector, known by their products alone."""
+"""Linear systems: given as a matrix, or known by its products alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import RunError
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """``torch.linalg.solve`` without its look at how it went, for which a CUDA device would stop all else.
+
+    Where a matrix is singular, what comes out is not finite.
+    """
+    solution: Tensor = torch.linalg.solve_ex(matrix, right)[0]
+    return solution
 
 
 def conjugate_gradients(

@@ -40,6 +40,10 @@ class ClassSet:
                 f"Expected finite numbers. Found NaN or infinite values in class {bad!r}. Fill or drop those examples."
             )
 
+    def to(self, device: torch.device | str) -> ClassSet:
+        """The same classes with their examples on another device; episodes of them come there."""
+        return replace(self, x=self.x.to(device))
+
     @property
     def counts(self) -> Tensor:
         """Examples of each class. Shape: ``[C]``."""
@@ -92,7 +96,9 @@ def label_some(classes: ClassSet, fraction: float, generator: torch.Generator) -
 class ClassEpisodes:
     """N-way K-shot episodes over some classes of a set.
 
-    Labels are given in the order in which the classes were drawn, hence shuffled anew in every episode.
+    Labels are given in the order in which the classes were drawn, hence shuffled anew in every episode. Episodes are
+    where the examples are (:meth:`ClassSet.to`); what is in them is drawn on the processor, so that a seed means the
+    same episodes everywhere.
 
     Args:
         classes: the data.
@@ -182,7 +188,7 @@ class ClassEpisodes:
             example = key.where(carry, -1.0).topk(every).indices
             free = key.where(~carry, -1.0).topk(self.unlabelled).indices
         x = self._inputs(drawn[:, :ways], example[:, :ways])
-        y = torch.arange(ways).unsqueeze(-1).expand(n, ways, every)
+        y = torch.arange(ways, device=x.device).unsqueeze(-1).expand(n, ways, every)
 
         def half(part: slice) -> Batch:
             return Batch(x[:, :, part].flatten(1, 2), y[:, :, part].flatten(1, 2))
@@ -191,13 +197,14 @@ class ClassEpisodes:
         if self.unlabelled:
             more = self._inputs(drawn, free).flatten(1, 2)
             order = torch.rand(more.shape[:2], generator=generator).argsort(1)  # the order must not tell the class
-            support = replace(support, unlabelled=more[torch.arange(n).unsqueeze(1), order])
-        known = drawn[:, :ways] if self.known else None
+            support = replace(support, unlabelled=more[torch.arange(n).unsqueeze(1), order.to(more.device)])
+        known = drawn[:, :ways].to(x.device) if self.known else None
         return Episodes(support, half(slice(self.shots, every)), classes=known)
 
     def _inputs(self, drawn: Tensor, example: Tensor) -> Tensor:
         """Some examples of the drawn classes. Shape: ``[n, c], [n, c, k]`` to ``[n, c, k, *x]``."""
-        x = self.classes.x[self.members[drawn].unsqueeze(-1), example]
+        at = self.classes.x.device
+        x = self.classes.x[self.members[drawn].unsqueeze(-1).to(at), example.to(at)]
         return x.float() / 255 if x.dtype == torch.uint8 else x
 
     def at(self, shots: int) -> ClassEpisodes:

@@ -68,7 +68,8 @@ class Descent:
         Raises:
             RunError: a loss is not finite.
         """
-        if not bool(torch.isfinite(losses).all()):
+        average = float(losses.detach().mean())  # one look at a number a step: on CUDA each waits for all before it
+        if not math.isfinite(average) and not bool(torch.isfinite(losses).all()):
             self._stop(losses, task, number, again)
         for group in self.optimiser.param_groups:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * number / self.steps))
@@ -76,7 +77,7 @@ class Descent:
             self.optimiser.zero_grad()
             combine(losses).backward()
         self.optimiser.step()
-        return float(losses.detach().mean())
+        return average
 
     def _stop(self, losses: Tensor, task: Tensor | None, number: int, again: Callable[[], object] | None) -> NoReturn:
         """Name the step and the task whose loss is not finite, and the inner step where it began."""

@@ -93,7 +93,7 @@ class AttentiveCNP(Method):
             h = embed(self.features, x)
             near = attend(self.key(h), key, r, seen, self.heads)
             mean, raw = self.decoder(torch.cat([h, near], -1)).chunk(2, -1)
-            return Normal(mean, 0.1 + 0.9 * F.softplus(raw))
+            return Normal(mean, 0.1 + 0.9 * F.softplus(raw), validate_args=False)
 
         return predict
 

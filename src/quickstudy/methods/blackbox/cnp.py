@@ -74,7 +74,7 @@ class CNP(Method):
         def predict(x: Tensor) -> Distribution:
             h = embed(self.features, x)
             mean, raw = self.decoder(torch.cat([h, r.expand(-1, h.shape[1], -1)], -1)).chunk(2, -1)
-            return Normal(mean, 0.1 + 0.9 * F.softplus(raw))
+            return Normal(mean, 0.1 + 0.9 * F.softplus(raw), validate_args=False)
 
         return predict
 

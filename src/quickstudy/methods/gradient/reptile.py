@@ -66,6 +66,7 @@ class Reptile(Method):
     label_equivariant: ClassVar[bool] = False  # each label starts from its own row of the head
     exact_gradient: bool = False  # the end of a task's training is taken as a constant
     settings: dict[str, tuple[float, ...]] = {"test_steps": (5, 20, 50)}
+    chance: Tensor
 
     def __init__(
         self,
@@ -86,6 +87,9 @@ class Reptile(Method):
         self.net = net_to_adapt(problem, net, generator)
         self.inner_lr, self.steps, self.rows, self.test_steps = inner_lr, steps, rows, test_steps
         self.transductive = uses_batch_statistics(self.net)
+        # an order for examples that come class by class: a minibatch of neighbours would hold one class
+        chance = torch.rand(MOST, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("chance", chance, persistent=False)
 
     def adapt(self, support: Batch, task: Tensor | None = None) -> Predictor:
         """Steps on each task's support, all of it at every step."""
@@ -95,11 +99,9 @@ class Reptile(Method):
     def losses(self, episodes: Episodes) -> Tensor:
         """Half the squared distance to where training on the whole episode ends. Its gradient: theta - phi."""
         both = episodes.support.join(episodes.query)
-        # Examples come class by class: a minibatch of neighbours would hold one class. A real example's place hangs on
-        # how many real ones stand before it, so that padding moves none.
+        # a real example's place hangs on how many real ones stand before it, so that padding moves none
         real = both.weights > 0
-        chance = torch.rand(MOST, generator=torch.Generator().manual_seed(0)).to(both.x.device)
-        order = chance[(real.cumsum(1) - 1).clamp_min(0) % MOST].where(real, 2.0).argsort(dim=1, stable=True)
+        order = self.chance[(real.cumsum(1) - 1).clamp_min(0) % MOST].where(real, 2.0).argsort(dim=1, stable=True)
         task = torch.arange(both.n_tasks, device=both.x.device).unsqueeze(1)
         weight = None if both.weight is None else both.weight[task, order]
         phi = self._train(Batch(both.x[task, order], both.y[task, order], weight), self.steps, self.rows)

@@ -94,7 +94,8 @@ class ALPaCA(Method):
             phi = self._features(x)
             # phi' Lambda^-1 phi as a sum of squares: never below zero
             spread = torch.linalg.solve_triangular(root, phi.mT, upper=False).square().sum(1)
-            return Normal(phi @ mean, (1 + spread).sqrt().unsqueeze(-1) * self.log_noise.exp())
+            deviation = (1 + spread).sqrt().unsqueeze(-1) * self.log_noise.exp()
+            return Normal(phi @ mean, deviation, validate_args=False)
 
         return predict
 

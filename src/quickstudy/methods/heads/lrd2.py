@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
 from quickstudy.methods._embed import answerable, embed, mask_absent
+from quickstudy.methods._solve import solve
 from quickstudy.nets import encoder_for
 
 
@@ -117,6 +118,6 @@ def logistic(x: Tensor, y: Tensor, weight: Tensor, strength: Tensor, steps: int)
         b = root.square() * f + weight * (y - f.sigmoid())
         spread = root.unsqueeze(-1) * kernel * root.unsqueeze(-2)
         inner = root * (kernel @ b.unsqueeze(-1)).squeeze(-1)
-        a = b - root * torch.linalg.solve(one + spread, inner)
+        a = b - root * solve(one + spread, inner)
         f = (kernel @ a.unsqueeze(-1)).squeeze(-1)
     return (a @ x / strength).to(dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, answerable, class_means, embed
+from quickstudy.methods._solve import solve
 from quickstudy.nets import encoder_for
 
 
@@ -137,7 +138,7 @@ def crammer_singer(
         down = -(k @ alpha - w * y + mu / s)
         # rows of alpha sum to 0 from the start; what rounding adds is taken back
         total = torch.einsum("tkij,tjk->ti", inverse, down) + alpha.sum(-1)
-        nu = torch.linalg.solve(inverse.sum(1) + empty, total.unsqueeze(-1))
+        nu = solve(inverse.sum(1) + empty, total.unsqueeze(-1))
         d_alpha = torch.einsum("tkij,tjk->tik", inverse, down - nu)
         return d_alpha, (mu + z * d_alpha) / s - z
 

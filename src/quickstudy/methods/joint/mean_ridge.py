@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, Method, Predictor, Problem
+from quickstudy.methods._solve import solve
 
 
 class MeanRidge(Method):
@@ -94,7 +95,7 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: Tensor) -> Tensor:
     target = y * root
     n, f = a.shape[1:]
     if n < f:
-        v = a.mT @ torch.linalg.solve(a @ a.mT + torch.eye(n, dtype=a.dtype, device=a.device), target)
+        v = a.mT @ solve(a @ a.mT + torch.eye(n, dtype=a.dtype, device=a.device), target)
     else:
-        v = torch.linalg.solve(a.mT @ a + torch.eye(f, dtype=a.dtype, device=a.device), a.mT @ target)
+        v = solve(a.mT @ a + torch.eye(f, dtype=a.dtype, device=a.device), a.mT @ target)
     return v * width.unsqueeze(-1)
