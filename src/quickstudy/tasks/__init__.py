@@ -1,5 +1,6 @@
 """Where data come from: class sets and their episodes, tables of tasks, families with a known optimum, data sets."""
 
+from quickstudy.tasks.augment import Augmented
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet, check_splits, label_some
 from quickstudy.tasks.load import NAMES, load
 from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
@@ -9,6 +10,7 @@ from quickstudy.tasks.toy import GaussianProcesses, Sinusoids, planted
 __all__ = [
     "NAMES",
     "Arena",
+    "Augmented",
     "ClassEpisodes",
     "ClassSet",
     "GaussianProcesses",
