@@ -1,11 +1,12 @@
 """Few-shot learners on Omniglot (Vinyals split, rotations as classes of their own) and CIFAR-FS, beside the papers.
 
     QUICKSTUDY_DATA=... python recipes/few-shot/recipe.py METHOD [METHOD ...] [--data cifar-fs] [--net resnet-12]
-        [--seeds 0] [--tier cpu] [--device cpu] [--threads 2] [--smoke]
+        [--seeds 0] [--only 0] [--tier cpu] [--device cpu] [--threads 2] [--smoke] [--record]
 
-A method has one training run or two (5 and 20 ways) a seed. Tier ``cpu``: each takes at most 10 minutes on two cores;
-a row's minutes are the processor's, divided by two. Tier ``full``: the published number of steps where it was found,
-three seeds, for an accelerator. Then 1000 test episodes of each setting, of classes that no training run has seen. The
+A method has one training run or several (5 and 20 ways) a seed. Tier ``cpu``: each takes at most 10 minutes on two
+cores; a row's minutes are the processor's, divided by two. Tier ``full``: for an accelerator, with the papers' nets and
+episodes where they were found, and as many steps as one has the time for; a row's minutes are the clock's, beside other
+runs on the same card. Then 1000 test episodes of each setting, of classes that no training run has seen. The
 parameters, and the number of gradient steps at test, are those that did best on 200 validation episodes.
 "Transductive" marks methods that normalise by the statistics of the query.
 
@@ -19,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,15 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from quickstudy.core import Episodes, Method, Problem
-from quickstudy.evaluation.claims import Row, record
+from quickstudy.core import Episodes, Method, Problem, TaskFamily
+from quickstudy.evaluation.claims import Row, hardware, record
 from quickstudy.evaluation.statistics import estimate
 from quickstudy.methods import FineTune
 from quickstudy.methods.registry import build, find
-from quickstudy.nets import Bfloat16, ResNet12, encoder_for, net_for
+from quickstudy.nets import Bfloat16, Conv4, ResNet12, net_for
+from quickstudy.nets.basic import initialise
 from quickstudy.progress import Watch
+from quickstudy.tasks.augment import Augmented
 from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import SplitClasses
@@ -63,7 +66,8 @@ class Setup:
         note: what a reader must know of the protocol.
         choose: values of the method's setting of adaptation (its number of gradient steps), the best on validation is
             taken.
-        full: what tier ``full`` changes.
+        augment: whether training images are flipped and shifted.
+        weight_decay: decoupled (AdamW).
     """
 
     build: Build
@@ -76,35 +80,29 @@ class Setup:
     tests: tuple[tuple[int, int], ...] = ((5, 1),)
     note: str = ""
     choose: tuple[int, ...] = ()
-    full: dict[str, int] = field(default_factory=dict)
+    augment: bool = False
+    weight_decay: float = 0.0
 
 
-class On:
-    """A family whose episodes come on another device."""
-
-    def __init__(self, family: ClassEpisodes, device: str) -> None:
-        self.family, self.device, self.problem = family, device, family.problem
-
-    def sample(self, n: int, generator: torch.Generator) -> Episodes:
-        """Drawn on the processor, so that a seed means the same episodes everywhere."""
-        return self.family.sample(n, generator).to(self.device)
-
-
-def encoded(name: str, width: int = 64, **settings: object) -> Build:
-    """A method around the strided four-block encoder, which normalises by running statistics."""
+def encoded(name: str, width: int = 64, pool: bool = False, **settings: object) -> Build:
+    """A method around the four-block encoder, strided or pooled, which normalises by running statistics."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
-        encoder, _ = encoder_for(problem, generator=generator, width=width)
+        encoder = Conv4(problem.x_shape[0], width, "running", generator, pool=pool)
         return build(find(name), problem, 0, encoder=Bfloat16(encoder), generator=generator, **settings)
 
     return make
 
 
-def inner(name: str, width: int = 32, **settings: object) -> Build:
-    """A gradient-based method on the strided four-block net, which normalises by the batch at hand: transductive."""
+def inner(name: str, width: int = 32, pool: bool = False, **settings: object) -> Build:
+    """A gradient-based method on the four-block net, which normalises by the batch at hand: transductive."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
         net = net_for(problem, "batch", generator, width=width)
+        if pool:
+            net[0] = Conv4(problem.x_shape[0], width, "batch", generator, pool=True)
+            net[1] = nn.Linear(net[0](torch.zeros(2, *problem.x_shape)).shape[1], problem.n_outputs)
+            initialise(net[1], generator)
         return build(find(name), problem, 0, net=net, generator=generator, **settings)
 
     return make
@@ -116,7 +114,7 @@ def plain(name: str, **settings: object) -> Build:
 
 
 def around(name: str, part: str = "encoder", **settings: object) -> Build:
-    """A method that makes its own encoder of 32 filters, in bfloat16."""
+    """A method that makes its own encoder, of 32 filters where nothing else is said, in bfloat16."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
         method = build(find(name), problem, generator.initial_seed(), **settings)
@@ -127,7 +125,7 @@ def around(name: str, part: str = "encoder", **settings: object) -> Build:
 
 
 def residual(name: str, norm: str = "running", width: int = 16, **settings: object) -> Build:
-    """A method on ResNet-12 of 16, 40, 80, 160 filters, a quarter of the usual, whose maps are averaged at the end."""
+    """A method on ResNet-12, by default a quarter as wide as usual, whose maps are averaged at the end."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
         net: nn.Module = ResNet12(problem.x_shape[0], width, norm, generator)  # type: ignore[arg-type]
@@ -141,14 +139,15 @@ def residual(name: str, norm: str = "running", width: int = 16, **settings: obje
     return make
 
 
-def pretrained(width: int) -> Build:
-    """Fine-tuning of a head: on the four blocks of some filters, or on the residual net (0)."""
+def pretrained(width: int, residual: bool = False, pool: bool = False) -> Build:
+    """Fine-tuning of a head: on the four blocks of some filters, or on the residual net."""
 
     def make(problem: Problem, generator: torch.Generator) -> Method:
-        if width:
-            trunk, size = encoder_for(problem, generator=generator, width=width)
+        if residual:
+            trunk: nn.Module = ResNet12(problem.x_shape[0], width, "running", generator)
         else:
-            trunk, size = ResNet12(problem.x_shape[0], 16, "running", generator), 160
+            trunk = Conv4(problem.x_shape[0], width, "running", generator, pool=pool)
+        size = trunk.eval()(torch.zeros(1, *problem.x_shape)).shape[1]
         head = nn.Linear(size, FineTune.head_size(problem))
         nn.init.normal_(head.weight, std=size**-0.5, generator=generator)
         nn.init.zeros_(head.bias)
@@ -161,96 +160,86 @@ NORM = "transductive: batch statistics"
 N32, N64 = f"{NORM}; 32 filters", f"{NORM}; 64 filters"
 ALL5, ALL20 = SETTINGS[:2], SETTINGS[2:]
 LOOKS, HEADS = (1, 3, 5, 10), (0, 10, 50, 200)
-MAML_5 = {"steps": 60_000, "tasks": 32}  # Finn et al. 2017, A.1
-MAML_20 = {"steps": 60_000, "tasks": 16}
-LONG = {"steps": 60_000}  # where no published number was found
 
 
 def reader(build: Build, steps: int = 6000) -> tuple[Setup, ...]:
     """How nets that read the support are trained: four tasks a step reach further in a minute than sixteen do."""
-    return (Setup(build, steps, queries=3, tasks=4, lr=3e-3, note="32 filters", full=LONG),)
+    return (Setup(build, steps, queries=3, tasks=4, lr=3e-3, note="32 filters"),)
 
 
 OMNIGLOT: dict[str, tuple[Setup, ...]] = {
     "prototypical": (
-        Setup(encoded("prototypical"), 12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
+        Setup(encoded("prototypical"), 12_000, ways=60, tests=SETTINGS, note="trained 60-way 1-shot"),
     ),
     "nearest-neighbour": (
         Setup(plain("nearest-neighbour"), 0, ways=20, tests=SETTINGS, note="raw pixels: the floor"),
     ),
     "matching": (
-        Setup(encoded("matching"), 8000, ways=60, lr=3e-3, tests=SETTINGS, note="trained 60-way 1-shot", full=LONG),
+        Setup(encoded("matching"), 8000, ways=60, lr=3e-3, tests=SETTINGS, note="trained 60-way 1-shot"),
     ),
     "relation": (
         Setup(around("relation"), 3500, ways=20, queries=3, lr=2e-3, tests=SETTINGS,
-              note="trained 20-way 1-shot; 32 filters", full={"steps": 1_000_000, "tasks": 1}),
+              note="trained 20-way 1-shot; 32 filters"),
     ),
-    "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes", full=LONG),),
+    "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes"),),
     "infinite-mixture": (
-        Setup(encoded("infinite-mixture", 32), 4000, ways=40, lr=3e-3, full=LONG,
+        Setup(encoded("infinite-mixture", 32), 4000, ways=40, lr=3e-3,
               note="trained 40-way 1-shot; 32 filters"),
     ),
     "graph": reader(encoded("graph", 32)),
     "r2d2": (
-        Setup(encoded("r2d2"), 7000, ways=20, tasks=2, lr=3e-3, tests=SETTINGS, full=LONG,
+        Setup(encoded("r2d2"), 7000, ways=20, tasks=2, lr=3e-3, tests=SETTINGS,
               note="trained 20-way 1-shot; 64 filters"),
     ),
-    "metaoptnet": (Setup(encoded("metaoptnet", 32), 6000, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
-    "lr-d2": (Setup(encoded("lr-d2", 32), 6000, tasks=4, lr=3e-3, note="32 filters", full=LONG),),
+    "metaoptnet": (Setup(encoded("metaoptnet", 32), 6000, tasks=4, lr=3e-3, note="32 filters"),),
+    "lr-d2": (Setup(encoded("lr-d2", 32), 6000, tasks=4, lr=3e-3, note="32 filters"),),
     "maml": (
-        Setup(inner("maml", 64, inner_lr=0.4), 8000, queries=3, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS,
-              full=MAML_5, note=N64),
+        Setup(inner("maml", 64, inner_lr=0.4), 8000, queries=3, tasks=4, lr=3e-3, tests=ALL5, choose=LOOKS, note=N64),
         Setup(inner("maml", 64, inner_lr=0.4), 3000, ways=20, queries=2, tasks=2, lr=3e-3, tests=ALL20, choose=LOOKS,
-              full=MAML_20, note=N64),
+              note=N64),
     ),
     "fomaml": (
-        Setup(inner("fomaml", inner_lr=0.1), 12_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
-              full=MAML_5, note=N32),
+        Setup(inner("fomaml", inner_lr=0.1), 12_000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),
     ),
     "anil": (
-        Setup(inner("anil", inner_lr=0.4), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5, note=N32),
+        Setup(inner("anil", inner_lr=0.4), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),
     ),
     "meta-sgd": (
-        Setup(inner("meta-sgd", 64, inner_lr=0.4, steps=1), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
-              full=MAML_5, note=N64),
+        Setup(inner("meta-sgd", 64, inner_lr=0.4, steps=1), 6000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N64),
     ),
     "mamlpp": (
-        Setup(inner("mamlpp", 64, steps=2), 4000, queries=3, tasks=4, lr=3e-3,
-              full=MAML_5, note=N64),
+        Setup(inner("mamlpp", 64, steps=2), 4000, queries=3, tasks=4, lr=3e-3, note=N64),
     ),
     "context": (
-        Setup(inner("context", inner_lr=0.4), 5000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
-              full=MAML_5, note=N32),
+        Setup(inner("context", inner_lr=0.4), 5000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),
     ),
     "imaml": (
         Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=8, cg_steps=2), 1500, queries=3, tasks=4,
-              lr=3e-3, full=MAML_5, note=N32),
+              lr=3e-3, note=N32),
     ),
     "proto-maml": (
-        Setup(plain("proto-maml"), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
-              full=MAML_5, note=N32),
+        Setup(plain("proto-maml"), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),
     ),
     "data-conditioned": (
-        Setup(inner("data-conditioned", inner_lr=0.4), 3500, queries=3, tasks=4, lr=3e-3, choose=LOOKS, full=MAML_5,
+        Setup(inner("data-conditioned", inner_lr=0.4), 3500, queries=3, tasks=4, lr=3e-3, choose=LOOKS,
               note=N32),
     ),
     "lstm-optimizer": (
-        Setup(inner("lstm-optimizer", steps=3), 2500, queries=3, tasks=4, lr=2e-3, full=MAML_5, note=N32),
+        Setup(inner("lstm-optimizer", steps=3), 2500, queries=3, tasks=4, lr=2e-3, note=N32),
     ),
-    "leo": (Setup(plain("leo"), 4000, queries=3, tasks=4, full=LONG, note="32 filters"),),
+    "leo": (Setup(plain("leo"), 4000, queries=3, tasks=4, note="32 filters"),),
     "reptile": (
-        Setup(inner("reptile"), 12_000, shots=10, queries=5, tasks=2, lr=3e-3, choose=(5, 10, 20, 50),
-              full={"steps": 100_000, "tasks": 5}, note=N32),
+        Setup(inner("reptile"), 12_000, shots=10, queries=5, tasks=2, lr=3e-3, choose=(5, 10, 20, 50), note=N32),
     ),
     "snail": (
-        Setup(encoded("snail", 64, length=6), 6000, queries=3, tasks=8, tests=SETTINGS[:1], full=LONG,
+        Setup(encoded("snail", 64, length=6), 6000, queries=3, tasks=8, tests=SETTINGS[:1],
               note="64 filters"),
-        Setup(encoded("snail", 64, length=26), 9000, shots=5, queries=3, tasks=4, tests=SETTINGS[1:2], full=LONG,
+        Setup(encoded("snail", 64, length=26), 9000, shots=5, queries=3, tasks=4, tests=SETTINGS[1:2],
               note="64 filters"),
-        Setup(encoded("snail", 64, length=21), 6000, ways=20, queries=2, tasks=4, tests=ALL20, full=LONG,
+        Setup(encoded("snail", 64, length=21), 6000, ways=20, queries=2, tasks=4, tests=ALL20,
               note="trained 20-way 1-shot; 64 filters"),
     ),
-    "lstm-mann": (Setup(encoded("lstm-mann", 32), 9000, queries=3, tasks=4, lr=2e-3, note="32 filters", full=LONG),),
+    "lstm-mann": (Setup(encoded("lstm-mann", 32), 9000, queries=3, tasks=4, lr=2e-3, note="32 filters"),),
     "cnp": reader(around("cnp", "features"), 14_000),
     "attentive-cnp": reader(encoded("attentive-cnp", 32)),
     "in-context": reader(encoded("in-context", 32)),
@@ -267,24 +256,22 @@ CIFAR: dict[str, tuple[Setup, ...]] = {
     ),
     "prototypical": (
         Setup(encoded("prototypical"), 6000, ways=20, tasks=2, lr=3e-3,
-              tests=ALL5, note="trained 20-way 1-shot; 64 filters",
-              full=LONG),
+              tests=ALL5, note="trained 20-way 1-shot; 64 filters"),
     ),
     "r2d2": (Setup(encoded("r2d2"), 4000, ways=16, tasks=4, lr=3e-3,
-          tests=ALL5, note="trained 16-way 1-shot; 64 filters",
-                   full=LONG),),
+          tests=ALL5, note="trained 16-way 1-shot; 64 filters"),),
     "metaoptnet": (Setup(encoded("metaoptnet"), 3000, shots=5, tasks=6, lr=3e-3,
-          tests=ALL5, note="64 filters", full=LONG),),
+          tests=ALL5, note="64 filters"),),
     "maml": (
         Setup(inner("maml", inner_lr=0.1, steps=3), 4000, tasks=4, lr=3e-3,
-              tests=ALL5, choose=LOOKS, full=LONG, note=N32),
+              tests=ALL5, choose=LOOKS, note=N32),
     ),
     "anil": (
         Setup(inner("anil", 64, inner_lr=0.1, steps=3), 5000, tasks=4, lr=3e-3,
-              tests=ALL5, choose=LOOKS, full=LONG, note=N64),
+              tests=ALL5, choose=LOOKS, note=N64),
     ),
     "fine-tune": (
-        Setup(pretrained(64), 6000, ways=64, queries=2, lr=3e-3, tests=ALL5, choose=HEADS, full=LONG,
+        Setup(pretrained(64), 6000, ways=64, queries=2, lr=3e-3, tests=ALL5, choose=HEADS,
               note="64 classes first, then a logistic head; 64 filters"),
     ),
 }  # fmt: skip
@@ -292,29 +279,128 @@ WIDE = "ResNet-12 of 16-40-80-160 filters"
 RESNET: dict[str, tuple[Setup, ...]] = {
     "prototypical": (
         Setup(residual("prototypical"), 3000, ways=16, queries=4, lr=3e-3,
-              tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
-              full=LONG),
+              tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}"),
     ),
     "r2d2": (Setup(residual("r2d2"), 3000, ways=16, queries=4, lr=3e-3,
-          tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}",
-                   full=LONG),),
-    "metaoptnet": (Setup(residual("metaoptnet"), 2500, shots=5, tasks=2, lr=3e-3, tests=ALL5, note=WIDE, full=LONG),),
+          tests=ALL5, note=f"trained 16-way 1-shot; {WIDE}"),),
+    "metaoptnet": (Setup(residual("metaoptnet"), 2500, shots=5, tasks=2, lr=3e-3, tests=ALL5, note=WIDE),),
     "maml": (
         Setup(residual("maml", "batch", inner_lr=0.1, steps=1), 1500, queries=3, tasks=2, lr=3e-3,
-              tests=ALL5, choose=LOOKS,
-              full=LONG, note=f"{NORM}; {WIDE}"),
+              tests=ALL5, choose=LOOKS, note=f"{NORM}; {WIDE}"),
     ),
     "anil": (
         Setup(residual("anil", "batch", inner_lr=0.1, steps=3), 2500, queries=3, tasks=2, lr=3e-3,
-              tests=ALL5, choose=LOOKS,
-              full=LONG, note=f"{NORM}; {WIDE}"),
+              tests=ALL5, choose=LOOKS, note=f"{NORM}; {WIDE}"),
     ),
     "fine-tune": (
-        Setup(pretrained(0), 1000, ways=64, lr=3e-3, tests=ALL5, choose=HEADS, full=LONG,
+        Setup(pretrained(16, residual=True), 1000, ways=64, lr=3e-3, tests=ALL5, choose=HEADS,
               note=f"64 classes first, then a logistic head; {WIDE}"),
     ),
 }  # fmt: skip
-SETUPS = {"omniglot": OMNIGLOT, "cifar-fs": CIFAR, "cifar-fs-resnet": RESNET}
+# Tier full, for an accelerator: pooled nets, as most papers have them; training images of CIFAR-FS flipped and shifted.
+POOLED, FLIPPED = "pooled, 64 filters", "images flipped and shifted"
+SHORT = ((5, 1), (20, 1))
+LONGER = ((5, 5), (20, 5))
+OMNIGLOT_FULL: dict[str, tuple[Setup, ...]] = {
+    "prototypical": (
+        Setup(encoded("prototypical", pool=True), 20_000, ways=60, tests=SHORT,
+              note=f"trained 60-way 1-shot; {POOLED}"),
+        Setup(encoded("prototypical", pool=True), 20_000, ways=60, shots=5, tests=LONGER,
+              note=f"trained 60-way 5-shot; {POOLED}"),
+    ),
+    "matching": (
+        Setup(encoded("matching", pool=True), 20_000, ways=60, tests=SHORT, note=f"trained 60-way 1-shot; {POOLED}"),
+        Setup(encoded("matching", pool=True), 20_000, ways=60, shots=5, tests=LONGER,
+              note=f"trained 60-way 5-shot; {POOLED}"),
+    ),
+    "relation": (
+        Setup(around("relation", width=64), 20_000, ways=20, queries=5, tasks=4, lr=2e-3, tests=SHORT,
+              note="trained 20-way 1-shot, 20,000 steps of 4 episodes; 64 filters"),
+        Setup(around("relation", width=64), 10_000, ways=20, shots=5, queries=5, tasks=4, lr=2e-3, tests=LONGER,
+              note="trained 20-way 5-shot, 10,000 steps of 4 episodes; 64 filters"),
+    ),
+    "r2d2": (
+        Setup(encoded("r2d2", pool=True), 20_000, ways=20, tasks=2, lr=2e-3, tests=SETTINGS,
+              note=f"trained 20-way 1-shot; {POOLED}"),
+    ),
+    # Finn et al. 2017, A.1: 32 tasks of 5 ways, 16 of 20, as many queries as shots, 60,000 steps
+    "maml": (
+        Setup(inner("maml", 64, inner_lr=0.4), 20_000, queries=1, tasks=32, tests=((5, 1),), choose=LOOKS,
+              note=f"{N64}; 20,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4), 20_000, shots=5, queries=5, tasks=32, tests=((5, 5),), choose=LOOKS,
+              note=f"{N64}; 20,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 20_000, ways=20, queries=1, tasks=16, tests=((20, 1),),
+              choose=LOOKS, note=f"{N64}; 3 inner steps, 20,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 10_000, ways=20, shots=5, queries=5, tasks=16,
+              tests=((20, 5),), choose=LOOKS, note=f"{N64}; 3 inner steps, 10,000 steps of the paper's 60,000"),
+    ),
+    "snail": (
+        Setup(encoded("snail", 64, True, length=6), 30_000, queries=3, tasks=16, tests=((5, 1),), note=POOLED),
+        Setup(encoded("snail", 64, True, length=26), 30_000, shots=5, queries=3, tasks=16, tests=((5, 5),),
+              note=POOLED),
+        Setup(encoded("snail", 64, True, length=21), 30_000, ways=20, queries=2, tasks=16, tests=((20, 1),),
+              note=POOLED),
+        Setup(encoded("snail", 64, True, length=101), 20_000, ways=20, shots=5, queries=2, tasks=8,
+              tests=((20, 5),), note=POOLED),
+    ),
+}  # fmt: skip
+CIFAR_FULL: dict[str, tuple[Setup, ...]] = {
+    "prototypical": (
+        Setup(encoded("prototypical", pool=True), 20_000, ways=20, tasks=2, lr=2e-3, tests=ALL5, augment=True,
+              note=f"trained 20-way 1-shot; {POOLED}; {FLIPPED}"),
+    ),
+    "r2d2": (
+        Setup(encoded("r2d2", pool=True), 20_000, ways=16, tasks=4, lr=2e-3, tests=ALL5, augment=True,
+              note=f"trained 16-way 1-shot; {POOLED}; {FLIPPED}"),
+    ),
+    "metaoptnet": (
+        Setup(encoded("metaoptnet", pool=True), 15_000, shots=5, tasks=8, lr=2e-3, tests=ALL5, augment=True,
+              note=f"trained 5-way 5-shot; {POOLED}; {FLIPPED}"),
+    ),
+    "maml": (
+        Setup(inner("maml", 32, True, inner_lr=0.1, steps=5), 15_000, queries=15, tasks=4, tests=ALL5, augment=True,
+              choose=LOOKS, note=f"trained 5-way 1-shot; {NORM}; pooled, 32 filters; {FLIPPED}"),
+    ),
+    "anil": (
+        Setup(inner("anil", 64, True, inner_lr=0.1, steps=5), 15_000, queries=15, tasks=4, tests=ALL5, augment=True,
+              choose=LOOKS, note=f"trained 5-way 1-shot; {NORM}; {POOLED}; {FLIPPED}"),
+    ),
+    "fine-tune": (
+        Setup(pretrained(64, pool=True), 15_000, ways=64, queries=3, lr=2e-3, tests=ALL5, choose=HEADS, augment=True,
+              weight_decay=0.05, note=f"64 classes first, then a logistic head; {POOLED}; {FLIPPED}"),
+    ),
+}  # fmt: skip
+USUAL = f"ResNet-12 of 64-160-320-640 filters; {FLIPPED}"
+RESNET_FULL: dict[str, tuple[Setup, ...]] = {
+    "prototypical": (
+        Setup(residual("prototypical", width=64), 8000, ways=20, lr=1e-3, tests=ALL5, augment=True,
+              weight_decay=0.05, note=f"trained 20-way 1-shot; {USUAL}"),
+    ),
+    "r2d2": (
+        Setup(residual("r2d2", width=64), 8000, ways=16, lr=1e-3, tests=ALL5, augment=True, weight_decay=0.05,
+              note=f"trained 16-way 1-shot; {USUAL}"),
+    ),
+    "metaoptnet": (
+        Setup(residual("metaoptnet", width=64), 5000, shots=5, tasks=4, lr=1e-3, tests=ALL5, augment=True,
+              weight_decay=0.05, note=f"trained 5-way 5-shot; {USUAL}"),
+    ),
+    "maml": (
+        Setup(residual("maml", "batch", inner_lr=0.1, steps=1), 5000, queries=5, tasks=4, tests=ALL5, augment=True,
+              choose=LOOKS, note=f"{NORM}; {WIDE}; {FLIPPED}"),
+    ),
+    "anil": (
+        Setup(residual("anil", "batch", width=64, inner_lr=0.1, steps=5), 5000, queries=5, tasks=4, tests=ALL5,
+              augment=True, choose=LOOKS, note=f"{NORM}; {USUAL}"),
+    ),
+    "fine-tune": (
+        Setup(pretrained(64, residual=True), 6000, ways=64, queries=3, lr=2e-3, tests=ALL5, choose=HEADS,
+              augment=True, weight_decay=0.05, note=f"64 classes first, then a logistic head; {USUAL}"),
+    ),
+}  # fmt: skip
+SETUPS = {
+    "cpu": {"omniglot": OMNIGLOT, "cifar-fs": CIFAR, "cifar-fs-resnet": RESNET},
+    "full": {"omniglot": OMNIGLOT_FULL, "cifar-fs": CIFAR_FULL, "cifar-fs-resnet": RESNET_FULL},
+}
 TITLES = {
     "omniglot": "Omniglot (Vinyals split)",
     "cifar-fs": "CIFAR-FS (JPEG copy), four blocks",
@@ -367,16 +453,17 @@ def episodes(data: SplitClasses, part: str, ways: int, shots: int, queries: int,
 
 def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given: argparse.Namespace) -> dict[str, Any]:
     """One training run and its tests, or what an earlier one found."""
-    folder = RUNS / "smoke" if given.smoke else RUNS if given.tier == "cpu" else RUNS / given.tier
+    folder = RUNS if given.tier == "cpu" else RUNS / given.tier
+    folder = folder / "smoke" if given.smoke else folder
     out = folder / f"{where}-{name}-{number}-{seed}.json"
     if out.is_file():
         return dict(json.loads(out.read_text()))
-    setup = setup_of(where, name, number, given.tier)
+    setup = SETUPS[given.tier][where][name][number]
     steps = min(3, setup.steps) if given.smoke else setup.steps
-    train = ClassEpisodes(
+    family: TaskFamily = ClassEpisodes(
         data.classes, data.splits["train"], ways=setup.ways, shots=setup.shots, queries=setup.queries, known=True
     )
-    family = On(train, given.device)
+    family = Augmented(family) if setup.augment else family
     method = setup.build(family.problem, torch.Generator().manual_seed(seed)).to(given.device)
     clock = out.with_suffix(".seconds")  # of this run before it was stopped
     clock.parent.mkdir(parents=True, exist_ok=True)
@@ -392,12 +479,12 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
     # queries of a class at test: 1 where batch statistics make them count (the papers' habit)
     queries = 1 if method.transductive else 15
     ways, shots = setup.tests[0]
-    known = episodes(data, "val", ways, shots, min(5, queries), 200, 1).to(given.device)
+    known = episodes(data, "val", ways, shots, min(5, queries), 200, 1)
     with Watch(Console()) as watch:
         history = fit(
-            method, family, steps=steps, tasks=setup.tasks, lr=setup.lr, every=every, validation=known,
-            generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"), resume=True,
-            progress=report,
+            method, family, steps=steps, tasks=setup.tasks, lr=setup.lr, weight_decay=setup.weight_decay, every=every,
+            validation=known, generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"),
+            resume=True, progress=report, compile=given.device != "cpu",
         )  # fmt: skip
     chosen: dict[str, float] = {}
     if setup.choose:
@@ -409,29 +496,30 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
     minutes = (now() - begin) / 60
     scores = {}
     for ways, shots in setup.tests:
-        test = episodes(data, "test", ways, shots, queries, 20 if given.smoke else 1000, 2).to(given.device)
+        test = episodes(data, "test", ways, shots, queries, 20 if given.smoke else 1000, 2)
         scores[f"{ways}w{shots}s"] = task_scores(method, test).tolist()
         print(f"{name} seed {seed} {ways}w{shots}s {100 * np.mean(scores[f'{ways}w{shots}s']):.2f}", flush=True)
-    result = {"scores": scores, "minutes": minutes, "history": vars(history), "steps": steps, "chosen": chosen}
+    result = {
+        "scores": scores, "minutes": minutes, "history": vars(history), "steps": steps, "chosen": chosen,
+        "hardware": hardware(),
+    }  # fmt: skip
     print(f"  {minutes:.1f} minutes; validation", [f"{s:.4f}" for s in history.score], chosen)
     write_json(out, result)
     return result
 
 
-def setup_of(where: str, name: str, number: int, tier: str) -> Setup:
-    """A set-up of a tier."""
-    setup = SETUPS[where][name][number]
-    return replace(setup, **setup.full) if tier == "full" else setup  # type: ignore[arg-type]
+def finished(where: str, name: str, number: int, tier: str) -> list[Path]:
+    """What the runs of a set-up that are over have left, seed by seed."""
+    return sorted((RUNS if tier == "cpu" else RUNS / tier).glob(f"{where}-{name}-{number}-?.json"))
 
 
 def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
     """What the finished runs of a set-up claim."""
-    folder = RUNS if tier == "cpu" else RUNS / tier
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob(f"{where}-{name}-{number}-?.json"))]
-    setup = setup_of(where, name, number, tier)
+    runs = [json.loads(path.read_text()) for path in finished(where, name, number, tier)]
+    setup = SETUPS[tier][where][name][number]
     command = f"python recipes/few-shot/recipe.py {name}" + {
         "omniglot": "", "cifar-fs": " --data cifar-fs", "cifar-fs-resnet": " --data cifar-fs --net resnet-12",
-    }[where] + (" --tier full" if tier == "full" else "")  # fmt: skip
+    }[where] + (" --tier full --device cuda" if tier == "full" else "")  # fmt: skip
     rows = []
     for ways, shots in setup.tests:
         at = SETTINGS.index((ways, shots))
@@ -447,7 +535,8 @@ def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
         rows.append(
             Row(name, f"{TITLES[where]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}",
                 "accuracy", ours.mean, ours.low, ours.high, 1000, len(runs), goal / 100, "higher",
-                f"{'issue; ' if target is not None else ''}{source}", tier, round(minutes, 1), command),  # type: ignore[arg-type]
+                f"{'issue; ' if target is not None else ''}{source}", tier, round(minutes, 1), command,
+                runs[0].get("hardware", "")),  # type: ignore[arg-type]
         )  # fmt: skip
     return rows
 
@@ -458,26 +547,32 @@ def main() -> None:
     parser.add_argument("methods", nargs="+", help=f"all, or some of: {', '.join(OMNIGLOT)}")
     parser.add_argument("--data", choices=["omniglot", "cifar-fs"], default="omniglot")
     parser.add_argument("--net", choices=["four-blocks", "resnet-12"], default="four-blocks")
-    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="by default 0; in tier full 0 1 2")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--tier", choices=["cpu", "full"], default="cpu")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", type=int, default=None, help="one of the method's training runs, counted from 0")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--record", action="store_true", help="what is finished; train nothing")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     where = given.data + ("-resnet" if given.net == "resnet-12" else "")
-    if where not in SETUPS:
+    known = SETUPS[given.tier]
+    if where not in known:
         parser.error(f"expected --net four-blocks with --data {given.data}; found {given.net}")
     data = load(given.data).meet
     assert isinstance(data, SplitClasses)
-    names = list(SETUPS[where]) if given.methods == ["all"] else given.methods
+    data = replace(data, classes=data.classes.to(given.device))
+    names = list(known[where]) if given.methods == ["all"] else given.methods
     for name in names:
-        if name not in SETUPS[where]:
-            parser.error(f"expected one of {', '.join(SETUPS[where])}; found {name}")
-        for number in range(len(SETUPS[where][name])):
-            for seed in given.seeds or ((0, 1, 2) if given.tier == "full" else (0,)):
+        if name not in known[where]:
+            parser.error(f"expected one of {', '.join(known[where])}; found {name}")
+        for number in range(len(known[where][name])):
+            if given.only is not None and number != given.only:
+                continue
+            for seed in given.seeds if not given.record else ():
                 run(where, name, number, seed, data, given)
-            if not given.smoke:
+            if not given.smoke and any(finished(where, name, number, given.tier)):
                 rows = rows_of(where, name, number, given.tier)
                 same = tuple(row.what.split(";")[0] for row in rows)  # of another set-up, now given up
                 record(FOLDER, rows, lambda row, name=name, same=same: row.system == name and row.what.startswith(same)

@@ -35,7 +35,7 @@ class Row:
         tier: ``cpu`` (minutes on two cores) or ``full`` (published length).
         minutes: wall time of the measurement.
         command: what anyone runs to measure again.
-        hardware: filled in by :func:`record`.
+        hardware: filled in by :func:`record`, but where a run that was kept says what it ran on.
         date: filled in by :func:`record`.
         met: whether the target is reached; filled in by :func:`record`.
     """
@@ -60,7 +60,7 @@ class Row:
 
 
 def hardware() -> str:
-    """Processor, cores and threads in use, PyTorch's version."""
+    """Accelerator where there is one, processor, cores, PyTorch's version."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -68,7 +68,8 @@ def hardware() -> str:
     if info.is_file():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+    card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{card}{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def record(folder: Path, rows: Iterable[Row], instead_of: Callable[[Row], bool] = lambda row: False) -> list[Row]:
@@ -93,7 +94,8 @@ def record(folder: Path, rows: Iterable[Row], instead_of: Callable[[Row], bool] 
     for row in rows:
         met = row.value >= row.target if row.better == "higher" else row.value <= row.target
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-        kept[row.system, row.what] = Row(**(asdict(row) | {"hardware": hardware(), "date": today, "met": bool(met)}))
+        facts = {"hardware": row.hardware or hardware(), "date": today, "met": bool(met)}
+        kept[row.system, row.what] = Row(**(asdict(row) | facts))
     write_json(path, [asdict(row) for row in kept.values()])
     return list(kept.values())
 

@@ -29,8 +29,8 @@ class Augmented:
     def __init__(self, family: TaskFamily, *, flip: float = 0.5, shift: int = 4) -> None:
         if len(family.problem.x_shape) != 3 or not 0 <= flip <= 1 or shift < 0:
             raise InputError(
-                "Expected images [channels, height, width], a chance from 0 to 1 and a shift of at least 0. Found inputs "
-                f"of shape {family.problem.x_shape}, {flip} and {shift}."
+                "Expected images [channels, height, width], a chance from 0 to 1, a shift of at least 0. Found x_shape "
+                f"{family.problem.x_shape}, {flip} and {shift}."
             )
         self.family, self.problem = family, family.problem
         self.flip, self.shift = flip, shift
