@@ -1,10 +1,12 @@
 """Every gradient-based method against itself, one task at a time: python benchmarks/methods.py [PART] [METHOD ...]
 
-Parts: small, compiled, images; without one, small and images. The other side is the same method, called with one task
-after another, each task's gradient taken at once and added up, one Adam step at the end: the loop that a user of the
-library would write, with every gain but that of all tasks at once. (MAML against a loop of plain PyTorch, in the manner
-of learn2learn, is in run.py.) Each method has its own default net and 5 inner steps (images: 1) where it takes a number
-of steps. One thread, processor time, both sides in turns; a ratio is the median over pairs with its 95 % interval.
+Parts: small, compiled, images, card; without one, small and images. The other side is the same method, called with one
+task after another, each task's gradient taken at once and added up, one Adam step at the end: the loop that a user of
+the library would write, with every gain but that of all tasks at once. (MAML against a loop of plain PyTorch, in the
+manner of learn2learn, is in run.py.) Each method has its own default net and 5 inner steps (images: 1) where it takes a
+number of steps. One thread, processor time, both sides in turns; a ratio is the median over pairs with its 95 %
+interval. Part card is images on CUDA, by the clock: the loop's steps as they are, ours captured as one CUDA graph, or
+as they are where a method's step cannot be captured.
 Adds to methods.json here and to the claims in recipes/benchmarks/result.json.
 """
 
@@ -33,15 +35,16 @@ METHODS = (
     "leo", "r2d2", "lr-d2", "metaoptnet", "alpaca",
 )  # fmt: skip
 # their default step size diverges on sinusoids before any training
+FIVE_WAY = {"ways": 5, "shots": 1, "queries": 5}
 SMALL_RATE = ("maml", "fomaml", "meta-sgd", "mamlpp", "lstm-optimizer")
-TARGETS = {"small": 6.0, "compiled": 40.0, "images": 1.3}
-TASKS = {"small": 25, "compiled": 25, "images": 16}
+TARGETS = {"small": 6.0, "compiled": 40.0, "images": 1.3, "card": 10.0}
+TASKS = {"small": 25, "compiled": 25, "images": 16, "card": 16}
 
 
 def family_for(part: str, name: str) -> tuple[str, TaskFamily]:
     """Sinusoids where the method does regression, else 5-way 1-shot on vectors; or images of Omniglot's size."""
-    if part == "images":
-        return "Conv4 28 x 28, 5-way 1-shot", omniglot_size(ways=5, shots=1, queries=5)
+    if part in ("images", "card"):
+        return "Conv4 28 x 28, 5-way 1-shot", omniglot_size("cuda" if part == "card" else "cpu", **FIVE_WAY)
     if not find(name).refuses(Sinusoids(10, 10).problem):
         return "sinusoid", Sinusoids(10, 10)
     x = torch.randn(100, 20, 16, generator=generator())
@@ -52,9 +55,10 @@ def family_for(part: str, name: str) -> tuple[str, TaskFamily]:
 def made(part: str, name: str, family: TaskFamily) -> Method:
     """The method with its default net."""
     cls = find(name)
-    settings = {"steps": 1 if part == "images" else 5} if "steps" in inspect.signature(cls).parameters else {}
-    rate = {"inner_lr": 0.001} if name in SMALL_RATE and part != "images" else {}
-    return build(cls, family.problem, 0, **settings, **rate)
+    images = part in ("images", "card")
+    settings = {"steps": 1 if images else 5} if "steps" in inspect.signature(cls).parameters else {}
+    rate = {"inner_lr": 0.001} if name in SMALL_RATE and not images else {}
+    return build(cls, family.problem, 0, **settings, **rate).to("cuda" if part == "card" else "cpu")
 
 
 def one_by_one(method: Method, family: TaskFamily, tasks: int) -> Step:
@@ -77,15 +81,32 @@ def measure(part: str, name: str) -> tuple[str, dict[str, float]]:
     tasks = TASKS[part]
     loop = one_by_one(made(part, name, family), family, tasks)
     ours = step_of(made(part, name, family), family, tasks, part == "compiled")
+    how = "compiled, 1 thread" if part == "compiled" else "1 thread"
+    if part == "card":
+        how, loop = torch.cuda.get_device_name(), through(loop)
+        try:
+            captured = step_of(made(part, name, family), family, tasks, True)
+            captured()
+            ours, how = through(captured), f"captured, {how}"
+        except RunError as error:
+            print(f"  {name}: {str(error)[:300]}", flush=True)
+            ours = through(ours)
     loop()
-    start = time.thread_time()
+    start = time.perf_counter()
     loop()
-    rounds = min(15, max(6, round(6 / (time.thread_time() - start))))
-    taken = in_turns({"loop": loop, "ours": ours}, rounds)
-    compiled = "compiled, " if part == "compiled" else ""
-    return f"{what}, {tasks} tasks, {compiled}1 thread: time of the same method task by task / ours", ratio(
-        taken, "loop", "ours"
-    )
+    rounds = min(15, max(6, round(6 / (time.perf_counter() - start))))
+    taken = in_turns({"loop": loop, "ours": ours}, rounds, clock=time.perf_counter if part == "card" else None)
+    return f"{what}, {tasks} tasks, {how}: time of the same method task by task / ours", ratio(taken, "loop", "ours")
+
+
+def through(step: Step) -> Step:
+    """The step until the card is through with it."""
+
+    def whole() -> None:
+        step()
+        torch.cuda.synchronize()
+
+    return whole
 
 
 def main() -> None:
@@ -106,16 +127,15 @@ def main() -> None:
             start = time.perf_counter()
             try:
                 what, r = measure(part, name)
-            except RunError as error:
+            except RuntimeError as error:  # this method's step does not run there: the others' may
                 print(f"  {name}: {str(error)[:300]}", flush=True)
                 continue
             show(f"{name} {part}", r)
             minutes = (time.perf_counter() - start) / 60
             row = claim(what, "ratio", r, TARGETS[part], "higher", name)
             command = f"python benchmarks/methods.py {part} {name}"
-            record(
-                HERE.parent / "recipes" / "benchmarks", [Row(**(vars(row) | {"minutes": minutes, "command": command}))]
-            )
+            facts = {"minutes": minutes, "command": command, "tier": "full" if part == "card" else "cpu"}
+            record(HERE.parent / "recipes" / "benchmarks", [Row(**(vars(row) | facts))])
             found = json.loads(path.read_text()) if path.is_file() else {}
             write_json(path, found | {"hardware": hardware(), f"{part} {name}": r})
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -75,9 +76,14 @@ def images(fused: bool = False) -> Setup:
     return omniglot_size(ways=5, shots=1, queries=5), lambda: net, F.cross_entropy, 0.4
 
 
-def omniglot_size(**settings: int) -> ClassEpisodes:
+@cache
+def made_up(device: str) -> ClassSet:
     x = torch.randint(256, (6400, 20, 1, 28, 28), dtype=torch.uint8, generator=generator())
-    return ClassEpisodes(ClassSet(x, tuple(map(str, range(len(x))))), range(len(x)), **settings)
+    return ClassSet(x, tuple(map(str, range(len(x))))).to(device)
+
+
+def omniglot_size(device: str = "cpu", **settings: int) -> ClassEpisodes:
+    return ClassEpisodes(made_up(device), range(6400), **settings)
 
 
 # the sides
@@ -116,12 +122,14 @@ def step_of(method: Method, family: TaskFamily, tasks: int, compiled: bool = Fal
 # the clock
 
 
-def in_turns(sides: dict[str, Step], rounds: int = 40, least: float = 0.05) -> dict[str, np.ndarray]:
+def in_turns(
+    sides: dict[str, Step], rounds: int = 40, least: float = 0.05, clock: Callable[[], float] | None = None
+) -> dict[str, np.ndarray]:
     """Seconds a step of each side, one entry a round; a turn lasts ``least`` seconds or one step.
 
     On one thread these are seconds of processor time, which others that use the machine disturb little.
     """
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    clock = clock or (time.thread_time if torch.get_num_threads() == 1 else time.perf_counter)
     turn = {}
     for name, step in sides.items():
         step()  # warm up, and compile

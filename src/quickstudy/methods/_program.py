@@ -43,7 +43,7 @@ def compiled(step: Callable[..., list[Tensor]], *inputs: list[Any], what: str, w
         raise RunError(
             f"Expected {what} that can be compiled. Found {whose}, which stopped with: {error}. Train without compile."
         ) from error
-    _same(found, step(fresh(inputs[0]), *inputs[1:]), f"compiled {what}", whose)
+    _same(found, step(fresh(inputs[0]), *inputs[1:]), 0.01, f"compiled {what}", whose)
     return program
 
 
@@ -97,14 +97,15 @@ def captured(
     put_back()  # running statistics have seen the first data three times
     found_then = [value.clone() for value in program(state, data)]
     put_back()
-    _same(found_then, step([value.clone() for value in state], data), f"captured {what}", whose)
+    # kernels that add up in any order, in half precision, are not the same twice
+    _same(found_then, step([value.clone() for value in state], data), 0.05, f"captured {what}", whose)
     return program
 
 
-def _same(found: list[Tensor], expected: list[Tensor], what: str, whose: str) -> None:
-    """Raise where a program's results are not those of the plain step."""
+def _same(found: list[Tensor], expected: list[Tensor], share: float, what: str, whose: str) -> None:
+    """Raise where a program's results are not those of the plain step, but for a share of their length."""
     for ours, theirs in zip(found, expected, strict=True):
-        if not bool((ours - theirs).norm() <= 0.01 * theirs.norm() + 1e-6):
+        if not bool((ours - theirs).norm() <= share * theirs.norm() + 1e-6):
             raise RunError(
                 f"Expected the {what} to give the results of the plain one. Found a difference "
                 f"of {float((ours - theirs).norm()):.3g} in a vector of length {float(theirs.norm()):.3g}. "
