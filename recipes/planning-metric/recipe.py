@@ -202,9 +202,9 @@ def main() -> None:
     torch.set_num_threads(1)
     runs, rows = [run(seed) for seed in range(seeds)], []
     minutes = sum(found["minutes"]["all"] for found in runs)
-    for score, words, n in (
-        ("success", "share of goals reached by who follows it", TASKS),
-        ("correlation", "Spearman's correlation with the true distance", PAIRS),
+    for score, words, n, lowest in (
+        ("success", "share of goals reached by who follows it", TASKS, 0.0),
+        ("correlation", "Spearman's correlation with the true distance", PAIRS, -1.0),
     ):
         for name in ("VAE", "pixels"):
             gain = [found["planning"][score] - found[name][score] for found in runs]
@@ -219,7 +219,7 @@ def main() -> None:
                     command="python recipes/planning-metric/recipe.py",
                 )
             )  # fmt: skip
-        over = between_seeds([found["planning"][score] for found in runs], n)
+        over = between_seeds([found["planning"][score] for found in runs], n, lowest, 1.0)
         rows.append(
             Row(
                 "planning-metric", f"pictures of a point: planning metric, {words}", score, over.mean, over.low,
