@@ -136,7 +136,7 @@ def test_robots_in_processes_do_as_robots_here() -> None:
             env.step(torch.zeros(3), torch.zeros(3, 4), tasks, generator(0))
     chance = generator(3), generator(3)
     for _ in range(2):  # the second time they begin anew
-        trials = [collect(env, at_random(env.problem), tasks, own) for env, own in zip((here, there), chance, strict=True)]
+        trials = [collect(env, at_random(env.problem), tasks, chance[i]) for i, env in enumerate((here, there))]
         for ours_, theirs in zip(*(vars(trial).values() for trial in trials), strict=True):
             torch.testing.assert_close(ours_, theirs, rtol=0, atol=0, equal_nan=True)
         assert torch.equal(here.success(), there.success())
@@ -152,7 +152,8 @@ def test_robots_in_processes_do_as_robots_here() -> None:
 
 @needs_the_package
 def test_a_part_of_a_benchmark_has_the_goals_of_the_whole() -> None:
-    whole, part = ours.MetaWorld("ML10", split="test"), ours.MetaWorld("ML10", split="test", only=("sweep-into", "door-close"))
+    whole = ours.MetaWorld("ML10", split="test")
+    part = ours.MetaWorld("ML10", split="test", only=("sweep-into", "door-close"))
     assert part.names == ("door-close", "sweep-into")  # in the benchmark's order
     for name, goals in zip(part.names, part.tasks.goals, strict=True):
         assert goals == whole.tasks.goals[whole.names.index(name)]

@@ -60,7 +60,7 @@ class Row:
 
 
 def hardware() -> str:
-    """Processor, cores and threads in use, PyTorch's version."""
+    """Processor and cores, the accelerator if this process has used one, PyTorch's version."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -68,7 +68,8 @@ def hardware() -> str:
     if info.is_file():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"{name}, {os.cpu_count()} cores, torch {torch.__version__}"
+    card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_initialized() else ""
+    return f"{card}{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 
 def record(folder: Path, rows: Iterable[Row], instead_of: Callable[[Row], bool] = lambda row: False) -> list[Row]:
