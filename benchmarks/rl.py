@@ -1,6 +1,7 @@
 """SAC's updates a second: one task beside published figures, many tasks beside a plain loop over them.
 
     python benchmarks/rl.py [alone] [many] [compiled]      # a minute each where nothing else runs; all by default
+    python benchmarks/rl.py card                           # a minute, on CUDA
 
 Sizes are half-cheetah's as in CleanRL: 17 numbers seen, 6 done, nets of 256-256, 256 replayed steps an update. One
 update is a step of both critics, of the policy and of the temperature, and a move of the targets. Time is the
@@ -13,6 +14,9 @@ processor's, on one thread, so that other jobs beside do not count, or not as mu
 - ``many``: T agents, one a task, each with its own memory: ours as one batched update (parameters stacked, losses
   under vmap, one Adam), against a plain agent, as CleanRL writes it, task after task. Pairs in turns; median ratio.
 - ``compiled``: the batched update through ``torch.compile``, against itself without.
+- ``card``: the same on CUDA, by the clock: updates alone as one graph each, the whole loop with one robot (what CleanRL
+  and LeanRL measure) and with sixteen, and ten tasks at once, captured or not, against one after another. Jobs that
+  share the card slow all of it down.
 
 Alone, an update is some 0.6 GFLOP of matrix products, which is what one thread is busy with: hence below both figures,
 and hence ten tasks at once gain much where nets are small and little at half-cheetah's sizes.
@@ -37,12 +41,15 @@ from scipy.stats import binom
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from quickstudy.combine import mean
 from quickstudy.core import Problem, Replayed
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.methods import SAC
-from quickstudy.methods._program import compiled
+from quickstudy.methods._program import captured, compiled
+from quickstudy.tasks.acting import OnDevice
 from quickstudy.tasks.mujoco import Robots
 from quickstudy.training import fit_off_policy
+from quickstudy.training.compiled import CompiledLosses
 
 ROOT = Path(__file__).resolve().parents[1]
 CHEETAH = Problem((17,), "regression", 6)
@@ -68,6 +75,21 @@ def replayed(data: Data) -> Replayed:
 
 
 # --- ours
+
+
+def captured_update(width: int, batch: int, device: str) -> Callable[[], object]:
+    """Our update of one task by one program, as :func:`fit_off_policy` takes it; nobody looks at the loss."""
+    method = SAC(CHEETAH, width=width, discount=DISCOUNT, rate=RATE, generator=generator()).to(device)
+    moving = [p for p in method.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(moving, lr=LR, weight_decay=0.0, fused=True)
+    program, data = CompiledLosses(method, mean), replayed([part.to(device) for part in steps((batch,))])
+
+    def update() -> None:
+        program(data)
+        optimiser.step()
+        method.follow()
+
+    return update
 
 
 def one_update(width: int, batch: int) -> Callable[[], object]:
@@ -111,7 +133,8 @@ class Stacked:
         return [losses.detach(), *torch.autograd.grad(losses.sum(), list(moving.values()))]
 
     def compile(self, data: Data) -> None:
-        self.program = compiled(self.gradients, self.now(), list(data), what="losses", whose="SAC")
+        record = captured if data[0].is_cuda else compiled
+        self.program = record(self.gradients, self.now(), list(data), what="losses", whose="SAC")
 
     def now(self) -> list[Tensor]:
         return [value.detach() for value in (*self.fast.values(), *self.slow.values())]
@@ -143,10 +166,11 @@ class Plain:
 
     def __init__(self, ours: SAC) -> None:
         width, seen, done = ours.critics.weights[0].shape[2], CHEETAH.x_shape[0], CHEETAH.n_outputs
-        self.actor = plain_net(seen, width, 2 * done)
+        place = ours.log_temperature.device
+        self.actor = plain_net(seen, width, 2 * done).to(place)
         self.actor.load_state_dict({key.removeprefix("net."): v for key, v in ours.actor.state_dict().items()})
-        self.critics = [plain_net(seen + done, width, 1) for _ in range(2)]
-        self.targets = [plain_net(seen + done, width, 1) for _ in range(2)]
+        self.critics = [plain_net(seen + done, width, 1).to(place) for _ in range(2)]
+        self.targets = [plain_net(seen + done, width, 1).to(place) for _ in range(2)]
         for k in range(2):
             linear = [layer for layer in self.critics[k] if isinstance(layer, nn.Linear)]
             for layer, weight, bias in zip(linear, ours.critics.weights, ours.critics.biases, strict=True):
@@ -199,29 +223,42 @@ class Plain:
 # --- measuring
 
 
-def rate(update: Callable[[], object], windows: int = 5, seconds: float = 1.0) -> float:
-    """Updates a second of the processor in the best window."""
+Clock = Callable[[], float]
+
+
+def by_card() -> float:
+    """The time when all that the card was told to do is done."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def rate(update: Callable[[], object], windows: int = 5, seconds: float = 1.0, clock: Clock = time.process_time,
+         at_once: int = 1) -> float:  # fmt: skip
+    """Updates a second of the processor, or of another clock, in the best window; so many between two looks at it."""
     update(), update()
     best = 0.0
     for _ in range(windows):
-        n, start = 0, time.process_time()
-        while time.process_time() - start < seconds:
-            update()
-            n += 1
-        best = max(best, n / (time.process_time() - start))
+        n, start = 0, clock()
+        while (now := clock()) - start < seconds:
+            for _ in range(at_once):
+                update()
+            n += at_once
+        best = max(best, n / (now - start))
     return best
 
 
-def pairs(one: Callable[[], object], other: Callable[[], object], rounds: int) -> np.ndarray:
-    """Ratios of the processor's seconds of other over one, in turns."""
+def pairs(
+    one: Callable[[], object], other: Callable[[], object], rounds: int, clock: Clock = time.process_time
+) -> np.ndarray:
+    """Ratios of the processor's seconds, or another clock's, of other over one, in turns."""
     ratios = []
     for _ in range(PAIRS + 1):
         spent = []
         for update in (one, other):
-            start = time.process_time()
+            start = clock()
             for _ in range(rounds):
                 update()
-            spent.append(time.process_time() - start)
+            spent.append(clock() - start)
         ratios.append(spent[1] / spent[0])
     return np.array(ratios[1:])  # the first warms up
 
@@ -238,9 +275,15 @@ def median(ratios: np.ndarray) -> tuple[float, float, float]:
 
 
 def row(what: str, metric: str, value: float, target: float, source: str, minutes: float, n: int = 1,
-        low: float | None = None, high: float | None = None) -> Row:  # fmt: skip
-    command = "python benchmarks/rl.py"
-    return Row("max-entropy", what, metric, value, low, high, n, 1, target, "higher", source, "cpu", minutes, command)
+        low: float | None = None, high: float | None = None, card: bool = False) -> Row:  # fmt: skip
+    command, tier = ("python benchmarks/rl.py card", "full") if card else ("python benchmarks/rl.py", "cpu")
+    return Row("max-entropy", what, metric, value, low, high, n, 1, target, "higher", source, tier, minutes, command)  # type: ignore[arg-type]
+
+
+PUBLISHED = (
+    (95.0, "CleanRL's docs, HalfCheetah-v4: steps a second of its whole loop, on other hardware"),
+    (725.0, "LeanRL's README, HalfCheetah: steps a second of its whole loop, compiled, on an H100"),
+)
 
 
 def alone(beside: str) -> list[Row]:
@@ -262,11 +305,7 @@ def alone(beside: str) -> list[Row]:
     loop = 600 / (time.process_time() - begin["at"])
     loop_took = (time.perf_counter() - start) / 60
     print(f"one task: {updates:.0f} updates, {loop:.0f} steps of the whole loop a second of the processor")
-    sources = (
-        (95.0, "CleanRL's docs, HalfCheetah-v4: steps a second of its whole loop, on other hardware"),
-        (725.0, "LeanRL's README, HalfCheetah: steps a second of its whole loop, compiled, on an H100"),
-    )
-    for target, source in sources:
+    for target, source in PUBLISHED:
         name = source.partition("'")[0]
         what = f"half-cheetah sizes, one task, one CPU thread, beside {name}'s {target:.0f}"
         rows.append(
@@ -328,16 +367,82 @@ def with_compile(beside: str) -> list[Row]:
     return rows
 
 
-KINDS = {"alone": alone, "many": many, "compiled": with_compile}
+def whole_loop(robots: int, loops: int, device: str) -> float:
+    """Steps of the whole loop a second of the clock, an update each, when warm; of the better half."""
+    env = OnDevice(Robots("half-cheetah", "forward", length=1000, threads=1), device)
+    method = SAC(env.problem, width=256, discount=DISCOUNT, rate=RATE, generator=generator()).to(device)
+    marks: list[float] = []
+
+    def progress(done: int, _: int) -> None:
+        if done in (500, 500 + loops // 2, 500 + loops):
+            marks.append(by_card() if device == "cuda" else time.perf_counter())
+
+    fit_off_policy(
+        method, env, steps=501 + loops, tasks=robots, batch=256, warmup=256, lr=LR, every=10**6, generator=generator(),
+        progress=progress, compile=True,
+    )  # fmt: skip
+    return loops / 2 / min(marks[1] - marks[0], marks[2] - marks[1])
+
+
+def card(beside: str) -> list[Row]:
+    """All on CUDA."""
+    rows, name, metric = [], torch.cuda.get_device_name(), f"a second of the clock{beside}"
+    start = time.perf_counter()
+    updates = rate(captured_update(256, 256, "cuda"), 5, 1.0, by_card, at_once=200)
+    took = (time.perf_counter() - start) / 60
+    print(f"{name}: {updates:.0f} captured updates a second")
+    for target, source in PUBLISHED:
+        what = f"SAC's updates alone, captured: half-cheetah sizes, {name}, beside {source.partition(chr(39))[0]}'s"
+        rows.append(row(f"{what} {target:.0f}", f"updates {metric}", updates, target, source, took, card=True))
+    for robots in (1, 16):
+        start = time.perf_counter()
+        loop = whole_loop(robots, 4000, "cuda")
+        took = (time.perf_counter() - start) / 60
+        print(f"{name}: {loop:.0f} loops a second with {robots} robots, {loop * robots:.0f} steps")
+        what = f"SAC's whole loop, captured: half-cheetah, robots: {robots}, an update a loop, {name}"
+        for target, source in PUBLISHED:
+            beside_whom = f"{what}, beside {source.partition(chr(39))[0]}'s {target:.0f}"
+            rows.append(row(beside_whom, f"loops {metric}", loop, target, source, took, card=True))
+    for sizes, (width, batch, rounds) in SIZES.items():
+        start = time.perf_counter()
+        make = lambda: [  # noqa: E731
+            SAC(CHEETAH, width=width, discount=DISCOUNT, rate=RATE, generator=generator(i)).cuda()  # noqa: B023
+            for i in range(TASKS)
+        ]
+        plain, eager, program = [Plain(agent) for agent in make()], Stacked(make()), Stacked(make())
+        data = [part.cuda() for part in steps((TASKS, batch))]
+        program.compile(data)
+        in_turn = [partial(one.update, [part[i] for part in data]) for i, one in enumerate(plain)]
+        for _ in range(3):  # all do the same
+            theirs = torch.tensor([float(update()) for update in in_turn])  # type: ignore[arg-type]
+            for ours in (eager, program):
+                torch.testing.assert_close(ours.update(data).cpu(), theirs, rtol=1e-2, atol=1e-2)
+        for how, ours in (("", eager), (", captured", program)):
+            found = pairs(partial(ours.update, data), partial(one_by_one, in_turn), rounds, by_card)
+            value, low, high = median(found)
+            print(f"{TASKS} tasks, {sizes}{how}: {value:.2f} [{low:.2f}, {high:.2f}] times a plain loop over tasks")
+            rows.append(
+                row(
+                    f"SAC's updates, {TASKS} tasks at once{how}, against one after another, {sizes}, {name}",
+                    f"times faster by the clock, median of pairs{beside}", value, 1.0, "computed",
+                    (time.perf_counter() - start) / 60, len(found), low, high, card=True,
+                )
+            )  # fmt: skip
+    return rows
+
+
+KINDS = {"alone": alone, "many": many, "compiled": with_compile, "card": card}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", metavar="PART")
-    parts = parser.parse_args().parts or list(KINDS)
+    parts = parser.parse_args().parts or [part for part in KINDS if part != "card"]
     unknown = sorted({*parts} - {*KINDS})
     if unknown:
         parser.error(f"Expected parts of {', '.join(KINDS)}. Found {unknown[0]!r}.")
+    if "card" in parts and not torch.cuda.is_available():
+        parser.error("Expected CUDA for the part 'card'. Found none. Leave it out, or run it where there is a card.")
     torch.set_num_threads(1)
     beside = " (other jobs ran beside)" if os.getloadavg()[0] > 1 else ""
     for part in parts:

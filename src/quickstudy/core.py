@@ -536,6 +536,13 @@ class GoalEnvironment(Environment, Protocol):
 
 
 @runtime_checkable
+class OnlyForward(Protocol):
+    """An environment that keeps its state to itself: nobody can put it back to one that was saved."""
+
+    only_forward: bool
+
+
+@runtime_checkable
 class Teaches(Protocol):
     """An environment that chooses which tasks training meets, by what came of those before: a curriculum.
 

@@ -12,11 +12,16 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quickstudy.core import TaskFamily
+from quickstudy.core import Explorer, Problem, TaskFamily
+from quickstudy.methods import DDPG, DQN, SAC
 from quickstudy.methods.registry import all_methods, build
+from quickstudy.methods.rl._replay import Replay
+from quickstudy.tasks.acting import OnDevice, at_random
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
+from quickstudy.tasks.classic import Pendulum
 from quickstudy.tasks.toy import Sinusoids
 from quickstudy.training.compiled import _flat, _like
+from quickstudy.training.fit_off_policy import drawn
 
 LOOKS = {"active-matching": "what it asks for next hangs on the answers, drawn from a generator of its own"}
 seed = torch.Generator().manual_seed
@@ -66,3 +71,56 @@ def test_a_step_stays_on_its_device(name: str, family: str) -> None:
         torch.autograd.grad(losses.mean(), moving, allow_unused=True)
     assert losses.device.type == "meta"
     assert not mixed.found
+
+
+DISCRETE, CONTINUOUS = (Problem((4,), kind, 2) for kind in ("classification", "regression"))  # type: ignore[arg-type]
+ACTING = [
+    pytest.param(DQN, DISCRETE, {}, id="dqn"),
+    pytest.param(DDPG, CONTINUOUS, {}, id="ddpg"),
+    pytest.param(SAC, CONTINUOUS, {}, id="sac"),
+    pytest.param(SAC, CONTINUOUS, {"heads": 3, "depth": 3}, id="sac-heads"),
+]
+
+
+@pytest.mark.parametrize("cls, problem, options", ACTING)
+def test_acting_remembering_and_learning_stay_on_the_device(
+    cls: type[Explorer], problem: Problem, options: dict[str, int]
+) -> None:
+    """Chance comes from a generator of the processor's, and is sent; nothing else meets from both sides."""
+    method = cls(problem, width=8, **options).to("meta")
+    seen = torch.zeros(3, 4, device="meta")
+    reward, ended, past = seen[:, 0], seen[:, 0] > 0, Replay(5)
+    with Mixed() as mixed:
+        for policy in (at_random(problem), method.explorer()):
+            action, _, _ = policy.act(seen, policy.start(3), seed(0))
+            past.add(seen, action, reward, ended, ended, seen)
+        replayed = drawn(past, 6, None, problem, seed(1))
+        losses = method(replayed)
+        torch.autograd.grad(losses.mean(), [p for p in method.parameters() if p.requires_grad], allow_unused=True)
+    assert {part.device.type for part in (action, losses, *past.parts.values())} == {"meta"}
+    assert {part.device.type for part in vars(replayed).values() if part is not None} == {"meta"}
+    assert [found for found in mixed.found if not found.startswith("aten._to_copy")] == []
+
+
+def test_an_environment_of_the_processor_sends_all_that_it_gives_and_fetches_nothing_that_it_sent() -> None:
+    far = OnDevice(Pendulum(), "meta")  # from where nothing could be fetched
+    tasks = far.sample(3, seed(0))
+    state, observation = far.reset(tasks, seed(1))
+    result = far.step(state, torch.zeros(3, 1), tasks, seed(2))
+    assert {part.device.type for part in (tasks, state, observation, *result)} == {"meta"}
+    far.step(result[0], torch.zeros(3, 1), tasks, seed(2))
+    with pytest.raises(NotImplementedError, match="meta"):
+        far.step(state, torch.zeros(3, 1), tasks, seed(2))  # no longer the latest
+
+
+def test_an_environment_on_a_device_is_the_same_environment() -> None:
+    near, results = Pendulum(), []
+    for env in (near, OnDevice(near, "cpu")):
+        tasks = env.sample(3, seed(0))
+        state, _ = env.reset(tasks, seed(1))
+        then = env.step(state, torch.ones(3, 1), tasks, seed(2))[0]
+        # a state of another time and place, as where an episode ends
+        mixed = torch.where(torch.tensor([True, False, False]).unsqueeze(1), state, then)
+        results.append(env.step(mixed, torch.ones(3, 1), tasks, seed(2)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from quickstudy.core import InputError
+from quickstudy.core import InputError, RunError
+from quickstudy.methods import SAC
 from quickstudy.tasks.acting import Rule, at_random
-from quickstudy.training import collect
+from quickstudy.training import collect, fit_off_policy
 
 try:
     from quickstudy.tasks import metaworld as ours
@@ -125,6 +127,54 @@ def test_a_task_alone_is_the_task_among_others_and_a_reset_begins_anew() -> None
 
 
 @needs_the_package
+@warns_of_bounds
+def test_robots_in_processes_do_as_robots_here() -> None:
+    here, there = (ours.MetaWorld("MT1", "drawer-close", length=12, workers=workers) for workers in (0, 2))
+    tasks = here.sample(3, generator(0))
+    for env in (here, there):
+        with pytest.raises(InputError, match=r"tasks of the latest reset"):
+            env.step(torch.zeros(3), torch.zeros(3, 4), tasks, generator(0))
+    chance = generator(3), generator(3)
+    for _ in range(2):  # the second time they begin anew
+        trials = [collect(env, at_random(env.problem), tasks, chance[i]) for i, env in enumerate((here, there))]
+        for ours_, theirs in zip(*(vars(trial).values() for trial in trials), strict=True):
+            torch.testing.assert_close(ours_, theirs, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(here.success(), there.success())
+    assert torch.equal(here.goal_positions(tasks), there.goal_positions(tasks))
+    state, _ = there.reset(tasks, generator(0))
+    with pytest.raises(InputError, match="finite actions"):  # found in one of the processes, said here
+        there.step(state, torch.full((3, 4), torch.nan), tasks, generator(0))
+    there.crew(3).processes[1].terminate()
+    with pytest.raises(RunError, match="one has ended"):
+        there.reset(tasks, generator(0))
+    there.close()
+
+
+@needs_the_package
+def test_a_part_of_a_benchmark_has_the_goals_of_the_whole() -> None:
+    whole = ours.MetaWorld("ML10", split="test")
+    part = ours.MetaWorld("ML10", split="test", only=("sweep-into", "door-close"))
+    assert part.names == ("door-close", "sweep-into")  # in the benchmark's order
+    for name, goals in zip(part.names, part.tasks.goals, strict=True):
+        assert goals == whole.tasks.goals[whole.names.index(name)]
+    assert part.known().shape == (100, 2) and part.sample(4, generator(0))[:, 0].tolist() == [0, 1, 0, 1]
+
+
+@needs_the_package
+def test_learning_goes_on_with_new_episodes_where_robots_cannot_be_put_back(tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    for steps in (12, 20):
+        env = ours.MetaWorld("MT1", "reach", length=8)
+        method = SAC(env.problem, width=8)
+        history = fit_off_policy(
+            method, env, steps=steps, tasks=2, batch=4, warmup=4, every=4, checkpoint=file, resume=True
+        )
+        if steps == 12:
+            before = history.step
+    assert history.step == [*before, 16, 20]
+
+
+@needs_the_package
 def test_bad_input_is_refused() -> None:
     with pytest.raises(InputError, match=r"benchmark of MT1.*Found 'MT9'"):
         ours.MetaWorld("MT9")  # type: ignore[arg-type]
@@ -134,6 +184,8 @@ def test_bad_input_is_refused() -> None:
         ours.MetaWorld("MT10", "reach")
     with pytest.raises(InputError, match=r"split 'train': MT1 is judged on its own tasks"):
         ours.MetaWorld("MT1", "reach", split="test")
+    with pytest.raises(InputError, match=r"Found 0 and fly"):
+        ours.MetaWorld("ML10", only=("fly",))
     env = ours.MetaWorld("ML1", "reach", length=5)
     with pytest.raises(InputError, match=r"a trial to tell of"):
         env.success()

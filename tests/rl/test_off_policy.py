@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -396,6 +397,34 @@ def test_a_killed_and_resumed_run_equals_an_unbroken_one(tmp_path: Path, which: 
     assert after == history
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_steps_by_a_program_are_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what is compiled is tested where it is: here the step itself stands for the program
+    monkeypatch.setattr("quickstudy.training.compiled.compiled", lambda step, *inputs, **names: step)
+
+    def run(compile: bool) -> tuple[SAC, list[float]]:
+        env = Pendulum(length=5)
+        method = SAC(env.problem, width=8, generator=generator(0))
+        history = fit_off_policy(
+            method, env, steps=12, tasks=3, batch=8, warmup=9, updates=2, every=5, generator=generator(1),
+            compile=compile,
+        )  # fmt: skip
+        return method, history.loss
+
+    (plain, loss), (program, told) = run(False), run(True)
+    assert told[1:] == pytest.approx(loss[1:], rel=1e-4)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(program.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_loss_that_is_not_finite_stops_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looked at once a step of the loop: so one step late."""
+    broken = lambda method, combine: lambda steps: steps.reward[:, 0] * torch.inf  # noqa: E731
+    monkeypatch.setattr(sys.modules[fit_off_policy.__module__], "CompiledLosses", broken)
+    env = Pendulum(length=5)
+    with pytest.raises(RunError, match="finite losses. Found .* at step 2 "):
+        fit_off_policy(SAC(env.problem, width=8), env, steps=9, tasks=3, batch=8, warmup=9, updates=2, compile=True)
 
 
 def test_relabelling_learns_to_flip_bits() -> None:

@@ -60,7 +60,7 @@ class Row:
 
 
 def hardware() -> str:
-    """Accelerator where there is one, processor, cores, PyTorch's version."""
+    """Processor and cores, the accelerator if this process has used one, PyTorch's version."""
     import torch
 
     name = platform.processor() or platform.machine()
@@ -68,7 +68,7 @@ def hardware() -> str:
     if info.is_file():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    card = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_initialized() else ""
     return f"{card}{name}, {os.cpu_count()} cores, torch {torch.__version__}"
 
 

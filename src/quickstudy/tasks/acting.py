@@ -16,6 +16,15 @@ def uniform(low: float | Tensor, high: float | Tensor, shape: tuple[int, ...], g
     return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
 
 
+def sent(drawn: Tensor, like: Tensor) -> Tensor:
+    """What was drawn on the generator's device, brought to where ``like`` is.
+
+    So a seed means the same draws on every device. Nobody waits until they have arrived on an accelerator: what is
+    computed from them there does.
+    """
+    return drawn.to(like.device, non_blocking=like.is_cuda)
+
+
 def check_action(problem: Problem, action: Tensor) -> None:
     """Refuse what the problem does not describe.
 
@@ -86,8 +95,10 @@ def at_random(problem: Problem) -> Rule:
     def rule(observation: Tensor, generator: torch.Generator) -> Tensor:
         n = len(observation)
         if problem.kind == "classification":
-            return torch.randint(problem.n_outputs, (n,), generator=generator, device=generator.device)
-        return uniform(-1, 1, (n, problem.n_outputs), generator)
+            action = torch.randint(problem.n_outputs, (n,), generator=generator, device=generator.device)
+        else:
+            action = uniform(-1, 1, (n, problem.n_outputs), generator)
+        return sent(action, observation)
 
     return Rule(rule)
 
@@ -310,6 +321,58 @@ class Checked(Wrapped):
         finite("The observation", result[1], self.steps, tasks)
         finite("The reward", result[2], self.steps, tasks)
         return result
+
+
+class OnDevice(Wrapped):
+    """The same environment, which computes where it did, while what is seen, done and earned is on another device.
+
+    For physics that only a processor knows, with nets, memory and learning on an accelerator. Chance stays on the
+    processor too: one seed means the same there and here.
+
+    What it has just sent away it does not fetch back: each look at an accelerator waits for all that it was told to do
+    before. So tensors that it gives are to be left as they are, as all loops do.
+
+    Args:
+        environment: computes on the processor.
+        device: where tasks, states, observations, rewards and ends are wanted.
+    """
+
+    def __init__(self, environment: Environment, device: torch.device | str) -> None:
+        self.environment, self.device = environment, torch.device(device)
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """N tasks."""
+        return self.away("tasks", self.environment.sample(n, generator))
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """State and observation of a first step."""
+        state, observation = self.environment.reset(self.here("tasks", tasks), generator)
+        return self.away("state", state), self.away("", observation)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step where the environment is."""
+        given = self.here("state", state), self.here("", action), self.here("tasks", tasks)
+        state, *rest = self.environment.step(*given, generator)
+        return (self.away("state", state), *(self.away("", value) for value in rest))  # type: ignore[return-value]
+
+    def away(self, name: str, near: Tensor) -> Tensor:
+        """To the device; what has a name is remembered."""
+        far = near.to(self.device, non_blocking=self.device.type == "cuda")
+        if name:
+            self.pairs[name] = far, near
+        return far
+
+    def here(self, name: str, far: Tensor) -> Tensor:
+        """Where the environment computes."""
+        known, near = self.pairs.get(name, (None, None))
+        if near is None or known is not far:
+            near = far.detach().cpu()
+        if name:
+            self.pairs[name] = far, near
+        return near
 
 
 def within_bounds(action: Tensor, step: int) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import requires
+from multiprocessing.connection import Connection
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.core import InputError, Problem
+from quickstudy.core import InputError, Problem, RunError
 from quickstudy.tasks.acting import Rule
 from quickstudy.tasks.vector_env import FromGymnasium
 
@@ -55,6 +59,11 @@ class Tasks:
     names: tuple[str, ...]
     classes: tuple[Any, ...]
     goals: tuple[tuple[Any, ...], ...]
+
+    def some(self, names: Sequence[str]) -> Tasks:
+        """Some of the environments, in the benchmark's order."""
+        kept = [i for i, name in enumerate(self.names) if name in names]
+        return Tasks(*(tuple(part[i] for i in kept) for part in (self.names, self.classes, self.goals)))
 
     def places(self) -> np.ndarray[Any, Any]:
         """Where things stand and what is the goal. Shape: ``[environments * 50, numbers]``, padded with NaN."""
@@ -145,6 +154,8 @@ class MetaWorld:
     training goals of one seed are the test goals of the one before: take seeds that are two apart.
 
     Like :class:`FromGymnasium`, it is no pure function: there is one present for each number of tasks side by side.
+    With ``workers``, that many processes have the robots, each as many as the next; what comes is the same. They are
+    started anew, not forked, so a script that uses them must not run by being imported (``if __name__ == ...``).
 
     Args:
         benchmark: which.
@@ -154,17 +165,22 @@ class MetaWorld:
         length: steps of an episode; 500 is the benchmark's.
         shows_goal: whether the goal is seen; None for what the benchmark says.
         shows_identity: whether the environment's number is seen; None for what the benchmark says.
+        only: the names of the environments to keep, where not all of the benchmark's; they are numbered anew.
+        workers: processes that step the robots; 0 steps them in this one.
 
     Shape:
         tasks ``[T, 2]`` (number of the environment, number of the goal), observation ``[T, 39]`` with the identity
         behind where it is shown, action ``[T, 4]``.
 
     Raises:
-        InputError: no such benchmark, task or split.
+        InputError: no such benchmark, task, split or environment.
+        RunError: a process of a worker's has ended.
 
     Reference:
         Yu et al. 2019, Meta-World, arXiv:1910.10897; McLean et al. 2025, Meta-World+, arXiv:2505.11289.
     """
+
+    only_forward = True
 
     def __init__(
         self,
@@ -176,6 +192,8 @@ class MetaWorld:
         length: int = LENGTH,
         shows_goal: bool | None = None,
         shows_identity: bool | None = None,
+        only: Sequence[str] = (),
+        workers: int = 0,
     ) -> None:
         single = benchmark in ("MT1", "ML1")
         if benchmark not in get_args(Benchmark) or split not in ("train", "test") or not 1 <= length <= LENGTH:
@@ -192,6 +210,15 @@ class MetaWorld:
             raise InputError(f"Expected the split 'train': {benchmark} is judged on its own tasks. Found 'test'.")
         self.benchmark, self.length = benchmark, length
         self.tasks = tasks_of(benchmark, split, task, seed)
+        if workers < 0 or not set(only) <= set(self.tasks.names):
+            raise InputError(
+                f"Expected at least 0 workers, and of the environments {', '.join(self.tasks.names)} those to keep. "
+                f"Found {workers} and {', '.join(only) or 'none'}."
+            )
+        if only:
+            self.tasks = self.tasks.some(only)
+        self.workers = workers
+        self.crews: dict[int, Crew] = {}
         self.shows_goal = benchmark.startswith("MT") if shows_goal is None else shows_goal
         self.shows_identity = benchmark in ("MT10", "MT50") if shows_identity is None else shows_identity
         self.idle: dict[int, list[Any]] = {}
@@ -232,12 +259,14 @@ class MetaWorld:
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Begin an episode of every task."""
+        self.put, self.fresh = tasks.clone(), True
+        if self.workers:
+            return self.crew(len(tasks)).reset(tasks, generator)
         present = self.adapter(len(tasks))
         for arm, (number, goal) in zip(self.arms(present), tasks.long().tolist(), strict=True):
             arm.put(number, self.tasks.goals[number][goal])
         present.ended[:] = True  # all of them, whatever was going on
         state, observation = present.reset(tasks, generator)
-        self.put, self.fresh = tasks.clone(), True
         return state, self.see(observation, tasks)
 
     def step(
@@ -249,9 +278,13 @@ class MetaWorld:
                 "Expected the tasks of the latest reset. Found others. A reset puts Meta-World's robots to their "
                 "tasks: call reset(tasks) first."
             )
-        present = self.adapter(len(tasks))
         if self.fresh:
             self.noted, self.fresh = [], False
+        if self.workers:
+            result, success = self.crew(len(tasks)).step(state, action, tasks)
+            self.noted.append(success)
+            return result
+        present = self.adapter(len(tasks))
         state, observation, *rest = present.step(state, action, tasks, generator)
         self.noted.append(torch.tensor([arm.success for arm in self.arms(present)]))
         return (state, self.see(observation, tasks), *rest)  # type: ignore[return-value]
@@ -277,6 +310,8 @@ class MetaWorld:
 
     def goal_positions(self, like: Tensor) -> Tensor:
         """Where each task of the latest reset is to be brought to. Shape: ``[T, 3]``."""
+        if self.workers:
+            return self.crew(len(like)).ask("goal_positions", like, like)[0]
         worlds = [arm.world for arm in self.arms(self.adapter(len(like)))]
         return torch.tensor(np.stack([world._get_pos_goal() for world in worlds]), dtype=like.dtype, device=like.device)
 
@@ -299,6 +334,21 @@ class MetaWorld:
             self.present[n] = FromGymnasium(envs, self.length)
         return self.present[n]
 
+    def crew(self, n: int) -> Crew:
+        """The processes for n tasks side by side."""
+        if n not in self.crews:
+            alone = copy.copy(self)
+            alone.workers, alone.crews, alone.idle, alone.present = 0, {}, {}, {}
+            alone.put, alone.noted = None, []
+            self.crews[n] = Crew(alone, n, min(self.workers, n))
+        return self.crews[n]
+
+    def close(self) -> None:
+        """Let the processes go."""
+        for crew in self.crews.values():
+            crew.close()
+        self.crews.clear()
+
     @staticmethod
     def arms(present: FromGymnasium) -> Sequence[Arm]:
         """The places of a vector environment."""
@@ -313,3 +363,105 @@ class MetaWorld:
 
     def _give_back(self, number: int, world: Any) -> None:
         self.idle.setdefault(number, []).append(world)
+
+
+class Crew:
+    """Processes that each have the robots of some of n tasks, which they step at the same time.
+
+    Args:
+        alone: the environment as each of them has it, unused so far.
+        n: tasks side by side.
+        workers: how many processes; each has one task at least.
+    """
+
+    def __init__(self, alone: MetaWorld, n: int, workers: int) -> None:
+        self.sizes = [n // workers + (i < n % workers) for i in range(workers)]
+        self.steps = 0
+        # not forked: what other threads hold, an accelerator's say, would be held in the child for ever
+        context = multiprocessing.get_context("spawn")
+        self.pipes: list[Connection] = []
+        self.processes = []
+        for _ in self.sizes:
+            ours, theirs = context.Pipe()
+            self.processes.append(context.Process(target=_serve, args=(theirs, alone), daemon=True))
+            self.processes[-1].start()
+            theirs.close()
+            self.pipes.append(ours)
+        self.close = weakref.finalize(self, _dismiss, self.pipes, self.processes)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Begin an episode of every task."""
+        torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device)  # as the adapter draws its seed
+        self.steps = 0
+        (observation,) = self.ask("reset", tasks, tasks)
+        return self.ticket(tasks), observation
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor
+    ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """One step of every task, and whether it was a success."""
+        if not bool((state == self.steps).all()):
+            raise InputError(
+                f"Expected the latest state, that after step {self.steps}. Found {state[:4].tolist()}. Robots cannot "
+                "go back: step from the state that the last call gave."
+            )
+        self.steps += 1
+        observation, reward, terminated, truncated, success = self.ask("step", action, tasks)
+        return (self.ticket(tasks), observation, reward, terminated, truncated), success
+
+    def ticket(self, tasks: Tensor) -> Tensor:
+        """The present state's number. Shape: ``[T]``."""
+        return torch.full((len(tasks),), self.steps, device=tasks.device)
+
+    def ask(self, what: str, given: Tensor, like: Tensor) -> list[Tensor]:
+        """What the processes answer, together, as numbers like those of the tasks.
+
+        Raises:
+            RunError: a process has ended.
+        """
+        try:
+            for pipe, part in zip(self.pipes, given.detach().cpu().split(self.sizes), strict=True):
+                pipe.send((what, part.numpy()))
+            answers = [pipe.recv() for pipe in self.pipes]
+        except (EOFError, OSError) as error:
+            raise RunError(
+                f"Expected {len(self.pipes)} processes that step Meta-World's robots. Found that one has ended "
+                f"({type(error).__name__}). With workers=0 the reason shows here."
+            ) from error
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return [torch.as_tensor(np.concatenate(part), device=like.device) for part in zip(*answers, strict=True)]
+
+
+def _serve(pipe: Connection, alone: MetaWorld) -> None:
+    """One process: does what it is asked, until nobody asks any more."""
+    torch.set_num_threads(1)
+    nothing, state, tasks = torch.Generator(), torch.zeros(0), torch.zeros(0)
+    while True:
+        try:
+            what, given = pipe.recv()
+        except EOFError:
+            return
+        answer: Any
+        try:
+            if what == "reset":
+                tasks = torch.as_tensor(given)
+                state, observation = alone.reset(tasks, nothing)
+                answer = [observation]
+            elif what == "step":
+                state, *rest = alone.step(state, torch.as_tensor(given), tasks, nothing)
+                answer = [*rest, alone.noted[-1]]
+            else:
+                answer = [alone.goal_positions(torch.as_tensor(given))]
+            answer = [part.numpy() for part in answer]
+        except (InputError, RunError) as error:  # any other ends the process, and says why on its way
+            answer = error
+        pipe.send(answer)
+
+
+def _dismiss(pipes: list[Connection], processes: list[Any]) -> None:
+    for pipe in pipes:
+        pipe.close()
+    for process in processes:
+        process.join()

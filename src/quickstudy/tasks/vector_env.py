@@ -199,6 +199,8 @@ class FromGymnasium:
             and the task).
     """
 
+    only_forward = True
+
     def __init__(self, envs: VectorEnv[Any, Any, Any], horizon: int | None = None) -> None:
         self.envs = envs
         mode = envs.metadata.get("autoreset_mode")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quickstudy.combine import mean
 from quickstudy.core import Advised, Advises, Environment, Explorer, Imitates, InputError, Policy, Trajectory
+from quickstudy.tasks.acting import sent
 from quickstudy.training._loop import Combine, Descent, Progress, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import collect
@@ -44,7 +45,7 @@ class _Taught:
         self.right.append(right)
         if isinstance(self.teacher, Advises):
             self.advice.append(self.teacher.advise(observation))
-        leads = torch.rand(len(right), generator=generator, device=right.device) < self.share
+        leads = sent(torch.rand(len(right), generator=generator, device=generator.device), right) < self.share
         action = right.where(leads.view(-1, *[1] * (right.ndim - 1)), own)
         return action, log_prob, torch.cat([mind.flatten(1), other.flatten(1)], 1)
 

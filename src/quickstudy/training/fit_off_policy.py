@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from quickstudy.combine import mean
-from quickstudy.core import Environment, Explorer, Follows, InputError, Problem, Replayed, Teaches
+from quickstudy.core import Environment, Explorer, Follows, InputError, OnlyForward, Problem, Replayed, Teaches
 from quickstudy.methods.rl._replay import Replay, with_noise
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.tasks.acting import at_random, finite
+from quickstudy.tasks.worlds import bare
 from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, under
+from quickstudy.training.compiled import CompiledLosses
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import _where
 
@@ -35,12 +38,18 @@ def fit_off_policy(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    compile: bool = False,
 ) -> History:
     """Train ``method`` on steps drawn from what it did so far; leaves it with the last parameters.
 
     Every step of the loop is one step of ``tasks`` environments side by side. An episode that ends is followed by one
     of another task. As in :func:`quickstudy.training.fit_rl.fit_rl`, a run that was killed and resumed gives the same
-    numbers as an unbroken one, on CPU bit for bit: the memory is saved with it.
+    numbers as an unbroken one, on CPU bit for bit: the memory is saved with it. An environment that cannot be put back
+    to where it was (:class:`quickstudy.core.OnlyForward`) begins new episodes instead.
+
+    The memory is where the observations are. On an accelerator a step of the loop looks at numbers there twice, to act
+    and to see how it went: each look waits for all that came before. A robot's physics stays on the processor behind
+    :class:`quickstudy.tasks.acting.OnDevice`.
 
     Args:
         method: trained in place; its target nets move after every optimiser step.
@@ -60,7 +69,9 @@ def fit_off_policy(
         generator: the only source of randomness.
         checkpoint: file to save to; None saves nothing.
         resume: go on from ``checkpoint`` if it exists.
-        progress: called with (steps done, steps).
+        progress: called with (steps done, steps), after a checkpoint that is due; what it raises ends the run.
+        compile: take optimiser steps by one program, see :class:`~quickstudy.training.compiled.CompiledLosses`. Their
+            losses are looked at once a step of the loop, so that one that is not finite is named one step late.
 
     Returns:
         The history; its score is the mean total reward of the episodes that ended since the entry before (NaN where
@@ -69,7 +80,7 @@ def fit_off_policy(
     Raises:
         InputError: the method has no target nets to follow: it learns from its own present trials, see ``fit_rl``.
         RunError: a loss is not finite, or what the environment gave (names the step). In the second case the checkpoint
-            has all that was learned before.
+            has all that was learned before. The losses cannot be compiled.
     """
     targets = follower(method)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -88,10 +99,14 @@ def fit_off_policy(
         total, score, episodes = observation.new_zeros(tasks), 0.0, 0
     else:
         history, start = History(**saved[1]["history"]), saved[1]["step"]
-        past.restore(under("memory/", saved[0]))
-        task, state, observation, mind, total = (saved[0][f"now/{name}"] for name in NOW)
+        device = next(method.parameters()).device
+        past.restore({name: part.to(device) for name, part in under("memory/", saved[0]).items()})
+        task, state, observation, mind, total = (saved[0][f"now/{name}"].to(device) for name in NOW)
         score, episodes, since = 0.0, 0, start
         give_back(environment, saved[0])
+        if isinstance(bare(environment), OnlyForward):
+            state, observation = environment.reset(task, generator)
+            mind, total = method.explorer().start(tasks).to(mind), torch.zeros_like(total)
 
     def save(at: int) -> None:
         now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
@@ -99,15 +114,21 @@ def fit_off_policy(
         descent.save(kept | learned_of(environment), {"step": at, "history": vars(history)})
 
     method.train()
+    program = CompiledLosses(method, combine) if compile else None
+    nothing = torch.zeros((), device=observation.device)
+    lost = nothing  # a program's loss of the step before, not looked at yet
     for step in range(start, steps):
         policy = at_random(problem) if step < first else method.explorer()
         with descent.acting(step, save), torch.no_grad():
             action, _, thought = policy.act(observation, mind, generator)
             there, after, reward, terminated, truncated = environment.step(state, action, task, generator)
-            finite("The observation", after, step, task)
-            finite("The reward", reward, step, task)
             done, seen, other = terminated | truncated, after, task
-            if bool(done.any()):
+            sound, ended, told = _look(after, reward, done, lost)
+            loss, lost = loss + told, nothing
+            if not sound:
+                finite("The observation", after, step, task)
+                finite("The reward", reward, step, task)
+            if ended:
                 other = _where(done, environment.sample(tasks, generator), task)
                 fresh, begun = environment.reset(other, generator)
                 finite("The observation after a reset", begun, step, other)
@@ -115,19 +136,24 @@ def fit_off_policy(
         past.add(observation, action, reward, terminated, truncated, after)
         mind, total, before = policy.learn(thought, action, reward, done), total + reward, task
         state, observation, task = there, seen, other
-        if bool(done.any()):
+        if ended:
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
             if isinstance(environment, Teaches):
                 environment.met(before[done], total[done], after[done], generator)
             total, mind = total.where(~done, 0), _where(done, policy.start(tasks).to(mind), mind)
         if step >= first:
             for turn in range(updates):
-                losses = method(drawn(past, batch, relabel, problem, generator))
-                loss += descent.step((step - first) * updates + turn, losses, combine) / updates
+                number, replayed = (step - first) * updates + turn, drawn(past, batch, relabel, problem, generator)
+                if program is None:
+                    loss += descent.step(number, method(replayed), combine) / updates
+                else:
+                    lost = lost + program(replayed).mean() / updates
+                    descent.step(number, torch.tensor([told]), None)
                 targets.follow()
         finished = step + 1
         if finished % every == 0 or finished == steps:
             learned = finished - max(since, first)
+            loss, lost = loss + float(lost), nothing
             history.step.append(finished)
             history.loss.append(loss / learned if learned > 0 else torch.nan)
             history.score.append(score / episodes if episodes else torch.nan)
@@ -138,6 +164,13 @@ def fit_off_policy(
             progress(finished, steps)
     method.eval()
     return history
+
+
+def _look(after: Tensor, reward: Tensor, done: Tensor, lost: Tensor) -> tuple[bool, bool, float]:
+    """Whether all numbers are finite, whether an episode ended, and the loss so far: at one look."""
+    sound = (after.sum() + reward.sum()).isfinite()
+    fine, ended, told = torch.stack([sound.to(lost), done.any().to(lost), lost]).tolist()
+    return bool(fine), bool(ended), told
 
 
 NOW = ("task", "state", "observation", "mind", "total")

@@ -15,6 +15,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal
 from quickstudy.core import InputError, Kind, Prediction, Problem, Trajectory
 from quickstudy.methods.rl._critics import Critics, each_its_own
 from quickstudy.nets import MLP
+from quickstudy.tasks.acting import sent
 
 
 def check_actions(name: str, acts: tuple[Kind, ...], problem: Problem) -> None:
@@ -34,12 +35,12 @@ def check_actions(name: str, acts: tuple[Kind, ...], problem: Problem) -> None:
         )
 
 
-def net(problem: Problem, width: int, outputs: int, generator: torch.Generator) -> MLP:
-    """Two hidden layers over a flattened observation; small last weights.
+def net(problem: Problem, width: int, outputs: int, generator: torch.Generator, depth: int = 2) -> MLP:
+    """Hidden layers over a flattened observation, two unless told otherwise; small last weights.
 
     The last layer's are a hundredth of the usual, so that a first policy is close to uniform and first values to 0.
     """
-    made = MLP((math.prod(problem.x_shape), width, width, outputs), generator)
+    made = MLP((math.prod(problem.x_shape), *[width] * depth, outputs), generator)
     last = made[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():
@@ -79,10 +80,11 @@ class Heads(nn.Module):
 
     Args:
         problem: its observations end with the task's identity, one-hot over ``heads`` tasks.
-        width: of the two hidden layers.
+        width: of the hidden layers.
         outputs: of each head.
         heads: how many tasks.
         generator: draws the initial weights.
+        depth: how many hidden layers.
 
     Shape:
         ``[..., o]`` to ``[..., outputs]``.
@@ -91,11 +93,13 @@ class Heads(nn.Module):
         InputError: observations are not flat, or too short to hold the identity.
     """
 
-    def __init__(self, problem: Problem, width: int, outputs: int, heads: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, problem: Problem, width: int, outputs: int, heads: int, generator: torch.Generator, depth: int = 2
+    ) -> None:
         super().__init__()
         check_identity(problem, heads)
         self.heads = heads
-        self.net = net(problem, width, heads * outputs, generator)
+        self.net = net(problem, width, heads * outputs, generator, depth)
 
     def forward(self, seen: Tensor) -> Tensor:
         """The task's own outputs."""
@@ -107,10 +111,11 @@ class Apart(nn.Module):
 
     Args:
         problem: its observations end with the task's identity, one-hot over ``tasks`` tasks.
-        width: of the two hidden layers of each net.
+        width: of the hidden layers of each net.
         outputs: of each net.
         tasks: how many.
         generator: draws the initial weights.
+        depth: how many hidden layers.
 
     Shape:
         ``[..., o]`` to ``[..., outputs]``.
@@ -119,10 +124,12 @@ class Apart(nn.Module):
         InputError: observations are not flat, or too short to hold the identity.
     """
 
-    def __init__(self, problem: Problem, width: int, outputs: int, tasks: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, problem: Problem, width: int, outputs: int, tasks: int, generator: torch.Generator, depth: int = 2
+    ) -> None:
         super().__init__()
         check_identity(problem, tasks)
-        self.nets = Critics(tasks, (problem.x_shape[0], width, width, outputs), generator)
+        self.nets = Critics(tasks, (problem.x_shape[0], *[width] * depth, outputs), generator)
 
     def forward(self, seen: Tensor) -> Tensor:
         """The task's own net's outputs."""
@@ -135,17 +142,24 @@ Sharing = Literal["trunk", "nothing"]
 
 
 def net_for(
-    problem: Problem, width: int, outputs: int, generator: torch.Generator, heads: int = 0, share: Sharing = "trunk"
+    problem: Problem,
+    width: int,
+    outputs: int,
+    generator: torch.Generator,
+    heads: int = 0,
+    share: Sharing = "trunk",
+    depth: int = 2,
 ) -> nn.Module:
     """A net of the kind that was asked for: one for all tasks, with a head for each, or a whole one for each.
 
     Args:
         problem: what is seen.
-        width: of the two hidden layers.
+        width: of the hidden layers.
         outputs: of the net.
         generator: draws the initial weights.
         heads: how many tasks have their own; 0 for one net for all.
         share: what tasks with their own have in common: the hidden layers ("trunk") or "nothing".
+        depth: how many hidden layers.
 
     Raises:
         InputError: no such sharing; observations that cannot end with the identity.
@@ -153,8 +167,8 @@ def net_for(
     if share not in ("trunk", "nothing"):
         raise InputError(f"Expected share 'trunk' or 'nothing'. Found {share!r}.")
     if not heads:
-        return net(problem, width, outputs, generator)
-    return (Heads if share == "trunk" else Apart)(problem, width, outputs, heads, generator)
+        return net(problem, width, outputs, generator, depth)
+    return (Heads if share == "trunk" else Apart)(problem, width, outputs, heads, generator, depth)
 
 
 class Actor(nn.Module):
@@ -276,12 +290,14 @@ class SquashedNormal(Distribution):
 def draw(distribution: Distribution, generator: torch.Generator) -> Tensor:
     """One action from each, by the generator that is given (torch's own ``sample`` knows the global one only)."""
     if isinstance(distribution, Categorical):
-        return torch.multinomial(distribution.probs, 1, generator=generator).squeeze(-1)
+        probs = distribution.probs
+        return sent(torch.multinomial(probs.to(generator.device), 1, generator=generator), probs).squeeze(-1)
     if isinstance(distribution, SquashedNormal):
-        noise = torch.randn(distribution.loc.shape, generator=generator, device=distribution.loc.device)
-        return distribution.at(noise.to(distribution.loc))[0]
+        loc = distribution.loc
+        noise = torch.randn(loc.shape, generator=generator, device=generator.device)
+        return distribution.at(sent(noise, loc).to(loc))[0]
     mean = distribution.mean
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device).to(mean)
+    noise = sent(torch.randn(mean.shape, generator=generator, device=generator.device), mean).to(mean)
     return mean + distribution.stddev * noise
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import InputError, Kind, Replayed, Trajectory
+from quickstudy.tasks.acting import sent
 
 PARTS = ("observation", "action", "reward", "terminated", "truncated", "after")
 
@@ -70,8 +71,9 @@ class Replay:
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """N steps, all alike likely, with replacement: their slots and their environments. Shape: both ``[n]``."""
-        rows = self.parts["reward"].shape[1]
-        flat = torch.randint(self.size * rows, (n,), generator=generator, device=self.parts["reward"].device)
+        reward = self.parts["reward"]
+        rows = reward.shape[1]
+        flat = sent(torch.randint(self.size * rows, (n,), generator=generator, device=generator.device), reward)
         return flat // rows, flat % rows
 
     def take(self, slot: Tensor, row: Tensor) -> Replayed:
@@ -111,5 +113,5 @@ def with_noise(steps: Replayed, kind: Kind, actions: int, generator: torch.Gener
     if kind == "classification":
         return steps
     shape = (*steps.reward.shape, 2, actions)
-    noise = torch.randn(shape, generator=generator, device=steps.reward.device).to(steps.reward)
+    noise = sent(torch.randn(shape, generator=generator, device=generator.device), steps.reward).to(steps.reward)
     return Replayed(**{**vars(steps), "noise": noise})

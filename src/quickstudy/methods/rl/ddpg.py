@@ -11,6 +11,7 @@ from torch import Tensor
 from quickstudy.core import Explorer, Kind, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._critics import Critics, follow, target_of
 from quickstudy.methods.rl._policies import Memoryless, check_actions, flat, net
+from quickstudy.tasks.acting import sent
 
 
 class DDPG(Explorer):
@@ -72,7 +73,7 @@ class DDPG(Explorer):
 
         def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             action = self.predict(observation)
-            noise = torch.randn(action.shape, generator=generator, device=action.device)
+            noise = sent(torch.randn(action.shape, generator=generator, device=generator.device), action)
             action = (action + self.explore * noise).clamp(-1, 1)
             return action, torch.full_like(action[:, 0], torch.nan)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from quickstudy.core import Explorer, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._critics import follow, target_of
 from quickstudy.methods.rl._policies import Memoryless, Sharing, check_actions, flat, net_for
+from quickstudy.tasks.acting import sent
 
 
 class DQN(Explorer):
@@ -79,8 +80,9 @@ class DQN(Explorer):
 
         def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             best = self.predict(observation).argmax(-1)
-            chance = torch.rand(len(best), generator=generator, device=best.device)
-            other = torch.randint(self.problem.n_outputs, best.shape, generator=generator, device=best.device)
+            chance = torch.rand(len(best), generator=generator, device=generator.device)
+            other = torch.randint(self.problem.n_outputs, best.shape, generator=generator, device=generator.device)
+            chance, other = sent(chance, best), sent(other, best)
             action = other.where(chance < self.explore, best)
             return action, torch.full_like(chance, torch.nan)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quickstudy.core import GoalEnvironment, InputError, Replayed
 from quickstudy.methods.rl._replay import Replay
+from quickstudy.tasks.acting import sent
 
 Relabel = Callable[[Replay, Tensor, Tensor, Replayed, torch.Generator], Replayed]
 
@@ -79,10 +80,11 @@ class Hindsight:
         if self.strategy == "final":
             ahead = left - 1
         else:
-            ahead = (torch.rand(len(left), generator=generator, device=left.device) * left).long()
+            part = sent(torch.rand(len(left), generator=generator, device=generator.device), left)
+            ahead = (part * left).long()
         then = slots.gather(1, ahead.unsqueeze(1)).squeeze(1)
         goal = self.environment.goals(memory.parts["after"][then, row])[0].unsqueeze(1)
-        chance = torch.rand(len(left), 1, generator=generator, device=left.device)
+        chance = sent(torch.rand(len(left), 1, generator=generator, device=generator.device), left)
         return want(self.environment, steps, goal, chance < self.share)
 
 
@@ -118,7 +120,7 @@ class Windows:
     ) -> Replayed:
         """The drawn steps, each with the goal that its window ends in."""
         slots, within = memory.rest(slot, row, self.longest)
-        chance = torch.rand(2, len(slot), generator=generator, device=slot.device)
+        chance = sent(torch.rand(2, len(slot), generator=generator, device=generator.device), slot)
         length = self.shortest + (chance[0] * (self.longest + 1 - self.shortest)).long()
         ahead = (chance[1] * length).long().minimum(within.sum(1) - 1)
         then = slots.gather(1, ahead.unsqueeze(1)).squeeze(1)
@@ -158,7 +160,7 @@ class TaskRelabelling:
         """The drawn steps, some of them for another task."""
         n, length = len(slot), self.length or self.environment.horizon
         own = self.environment.goals(steps.observation)[1]  # [n, 1, g]
-        other = torch.randint(n, (n, self.candidates), generator=generator, device=slot.device)
+        other = sent(torch.randint(n, (n, self.candidates), generator=generator, device=generator.device), slot)
         goals = torch.cat([own, own[:, 0][other]], 1)  # [n, 1 + candidates, g]
         slots, within = memory.rest(slot, row, length)
         achieved = self.environment.goals(memory.parts["after"][slots, row.unsqueeze(1)])[0]  # [n, length, g]
@@ -170,6 +172,6 @@ class TaskRelabelling:
         earned = (reward * pace * going * within.unsqueeze(1)).sum(-1)  # [n, 1 + candidates]
         best = earned.argmax(1)
         goal = goals[torch.arange(n, device=slot.device), best].unsqueeze(1)
-        chance = torch.rand(n, 1, generator=generator, device=slot.device)
+        chance = sent(torch.rand(n, 1, generator=generator, device=generator.device), slot)
         gains = earned.amax(1) > earned[:, 0]
         return want(self.environment, steps, goal, (chance < self.share) & gains.unsqueeze(1))

@@ -40,7 +40,7 @@ class SAC(Explorer):
 
     Args:
         problem: what is seen and done.
-        width: of the two hidden layers of each net.
+        width: of the hidden layers of each net.
         discount: gamma.
         rate: how fast the targets follow, a share a step.
         temperature: alpha to begin with.
@@ -51,6 +51,7 @@ class SAC(Explorer):
             the task's identity (see :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
         share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
             independent.
+        depth: how many hidden layers each net has.
         generator: draws the initial weights.
 
     Shape:
@@ -84,6 +85,7 @@ class SAC(Explorer):
         entropy: float | None = None,
         heads: int = 0,
         share: Sharing = "trunk",
+        depth: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -94,10 +96,10 @@ class SAC(Explorer):
         self.aim = entropy if entropy is not None else 0.5 * math.log(actions) if self.discrete else -float(actions)
         self.heads, self.apart = heads, heads > 0 and share == "nothing"
         inputs, outputs = (seen, actions) if self.discrete else (seen + actions, 1)
-        self.actor = net_for(problem, width, actions if self.discrete else 2 * actions, generator, heads, share)
+        self.actor = net_for(problem, width, actions if self.discrete else 2 * actions, generator, heads, share, depth)
         # with heads, a critic gives the values of all tasks side by side; where nothing is shared, each task has two
         wide = outputs if self.apart else outputs * max(heads, 1)
-        self.critics = Critics(2 * heads if self.apart else 2, (inputs, width, width, wide), generator)
+        self.critics = Critics(2 * heads if self.apart else 2, (inputs, *[width] * depth, wide), generator)
         self.target = target_of(self.critics)
         self.learns_temperature = learn_temperature
         first = torch.full((heads,) if heads else (), math.log(temperature))
