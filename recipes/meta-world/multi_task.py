@@ -7,9 +7,9 @@
 MT3-easy is three environments of MT10, with the fifty goals that MT10 has of each: reach, drawer-close, window-close.
 The set-up is that of Meta-World+'s multi-task multi-head SAC (McLean et al. 2025, arXiv:2505.11289, and its authors'
 rainx0r/metaworld-algorithms): three hidden layers of 400, a head and a temperature a task, 128 replayed steps a task,
-a million remembered. Departs from it: rewards are a tenth, the step size is larger and falls, tasks weigh alike, episodes
-of training are shorter, and there are several arms a task, with several updates a step of all. Theirs is one update for
-each step of ten arms and reaches about .75 on MT10 after 20 million steps, six hours on an A100.
+a million remembered. Departs from it: rewards are a tenth, the step size is larger and falls, tasks weigh alike,
+episodes of training are shorter, and there are several arms a task, with several updates a step of all. Theirs is one
+update for each step of ten arms and reaches about .75 on MT10 after 20 million steps, six hours on an A100.
 
 Every so often all are judged on some of their goals, 500 steps each, success at any step (which the benchmark counts)
 and in the end: the curve goes to ``runs/meta-world/<tasks>-<seed>.json``. In the end on all goals. A run that was

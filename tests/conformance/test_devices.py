@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_step_stays_on_its_device(name: str, family: str) -> None:
     assert not mixed.found
 
 
-DISCRETE, CONTINUOUS = (Problem((4,), kind, 2) for kind in ("classification", "regression"))  # type: ignore[arg-type]
+DISCRETE, CONTINUOUS = (Problem((4,), kind, 2) for kind in ("classification", "regression"))
 ACTING = [
     pytest.param(DQN, DISCRETE, {}, id="dqn"),
     pytest.param(DDPG, CONTINUOUS, {}, id="ddpg"),
@@ -84,7 +85,7 @@ ACTING = [
 
 @pytest.mark.parametrize("cls, problem, options", ACTING)
 def test_acting_remembering_and_learning_stay_on_the_device(
-    cls: type[Explorer], problem: Problem, options: dict[str, int]
+    cls: Callable[..., Explorer], problem: Problem, options: dict[str, int]
 ) -> None:
     """Chance comes from a generator of the processor's, and is sent; nothing else meets from both sides."""
     method = cls(problem, width=8, **options).to("meta")

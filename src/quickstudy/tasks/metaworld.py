@@ -60,10 +60,11 @@ class Tasks:
     classes: tuple[Any, ...]
     goals: tuple[tuple[Any, ...], ...]
 
-    def some(self, names: Sequence[str]) -> Tasks:
+    def some(self, wanted: Sequence[str]) -> Tasks:
         """Some of the environments, in the benchmark's order."""
-        kept = [i for i, name in enumerate(self.names) if name in names]
-        return Tasks(*(tuple(part[i] for i in kept) for part in (self.names, self.classes, self.goals)))
+        kept = [i for i, name in enumerate(self.names) if name in wanted]
+        names, classes = tuple(self.names[i] for i in kept), tuple(self.classes[i] for i in kept)
+        return Tasks(names, classes, tuple(self.goals[i] for i in kept))
 
     def places(self) -> np.ndarray[Any, Any]:
         """Where things stand and what is the goal. Shape: ``[environments * 50, numbers]``, padded with NaN."""
