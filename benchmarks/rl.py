@@ -406,11 +406,11 @@ def card(beside: str) -> list[Row]:
     for sizes, (width, batch, rounds) in SIZES.items():
         start = time.perf_counter()
         make = lambda: [  # noqa: E731
-            SAC(CHEETAH, width=width, discount=DISCOUNT, rate=RATE, generator=generator(i)).cuda()  # noqa: B023
+            SAC(CHEETAH, width=width, discount=DISCOUNT, rate=RATE, generator=generator(i)).to("cuda")  # noqa: B023
             for i in range(TASKS)
         ]
         plain, eager, program = [Plain(agent) for agent in make()], Stacked(make()), Stacked(make())
-        data = [part.cuda() for part in steps((TASKS, batch))]
+        data = [part.to("cuda") for part in steps((TASKS, batch))]
         program.compile(data)
         in_turn = [partial(one.update, [part[i] for part in data]) for i, one in enumerate(plain)]
         for _ in range(3):  # all do the same
