@@ -327,20 +327,28 @@ OMNIGLOT_FULL: dict[str, tuple[Setup, ...]] = {
     "maml": (
         Setup(inner("maml", 64, inner_lr=0.4), 20_000, queries=1, tasks=32, tests=((5, 1),), choose=LOOKS,
               note=f"{N64}; 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4), 20_000, shots=5, queries=5, tasks=32, tests=((5, 5),), choose=LOOKS,
-              note=f"{N64}; 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 20_000, ways=20, queries=1, tasks=16, tests=((20, 1),),
-              choose=LOOKS, note=f"{N64}; 3 inner steps, 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 10_000, ways=20, shots=5, queries=5, tasks=16,
-              tests=((20, 5),), choose=LOOKS, note=f"{N64}; 3 inner steps, 10,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4), 15_000, shots=5, queries=5, tasks=32, tests=((5, 5),), choose=LOOKS,
+              note=f"{N64}; 15,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 12_000, ways=20, queries=1, tasks=16, tests=((20, 1),),
+              choose=LOOKS, note=f"{N64}; 3 inner steps, 12,000 steps of the paper's 60,000"),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 6000, ways=20, shots=5, queries=5, tasks=16,
+              tests=((20, 5),), choose=LOOKS, note=f"{N64}; 3 inner steps, 6,000 steps of the paper's 60,000"),
+    ),
+    # Antoniou et al. 2019: 5 steps, 8 tasks
+    "mamlpp": (
+        Setup(inner("mamlpp", 64, steps=5), 10_000, queries=1, tasks=8, tests=((5, 1),), note=f"{N64}; 10,000 steps"),
+    ),
+    "fomaml": (
+        Setup(inner("fomaml", 64, inner_lr=0.1), 20_000, queries=3, tasks=16, tests=((5, 1),), choose=LOOKS,
+              note=f"{N64}; 20,000 steps"),
     ),
     "snail": (
-        Setup(encoded("snail", 64, True, length=6), 30_000, queries=3, tasks=16, tests=((5, 1),), note=POOLED),
-        Setup(encoded("snail", 64, True, length=26), 30_000, shots=5, queries=3, tasks=16, tests=((5, 5),),
+        Setup(encoded("snail", 64, True, length=6), 25_000, queries=3, tasks=16, tests=((5, 1),), note=POOLED),
+        Setup(encoded("snail", 64, True, length=26), 20_000, shots=5, queries=3, tasks=16, tests=((5, 5),),
               note=POOLED),
-        Setup(encoded("snail", 64, True, length=21), 30_000, ways=20, queries=2, tasks=16, tests=((20, 1),),
+        Setup(encoded("snail", 64, True, length=21), 20_000, ways=20, queries=2, tasks=16, tests=((20, 1),),
               note=POOLED),
-        Setup(encoded("snail", 64, True, length=101), 20_000, ways=20, shots=5, queries=2, tasks=8,
+        Setup(encoded("snail", 64, True, length=101), 15_000, ways=20, shots=5, queries=2, tasks=8,
               tests=((20, 5),), note=POOLED),
     ),
 }  # fmt: skip
@@ -358,7 +366,7 @@ CIFAR_FULL: dict[str, tuple[Setup, ...]] = {
               note=f"trained 5-way 5-shot; {POOLED}; {FLIPPED}"),
     ),
     "maml": (
-        Setup(inner("maml", 32, True, inner_lr=0.1, steps=5), 15_000, queries=15, tasks=4, tests=ALL5, augment=True,
+        Setup(inner("maml", 32, True, inner_lr=0.1, steps=5), 12_000, queries=15, tasks=4, tests=ALL5, augment=True,
               choose=LOOKS, note=f"trained 5-way 1-shot; {NORM}; pooled, 32 filters; {FLIPPED}"),
     ),
     "anil": (
