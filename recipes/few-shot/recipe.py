@@ -315,32 +315,41 @@ OMNIGLOT_FULL: dict[str, tuple[Setup, ...]] = {
     ),
     "relation": (
         Setup(around("relation", width=64), 20_000, ways=20, queries=5, tasks=4, lr=2e-3, tests=SHORT,
-              note="trained 20-way 1-shot, 20,000 steps of 4 episodes; 64 filters"),
+              note="trained 20-way 1-shot; 64 filters"),
         Setup(around("relation", width=64), 10_000, ways=20, shots=5, queries=5, tasks=4, lr=2e-3, tests=LONGER,
-              note="trained 20-way 5-shot, 10,000 steps of 4 episodes; 64 filters"),
+              note="trained 20-way 5-shot; 64 filters"),
     ),
     "r2d2": (
         Setup(encoded("r2d2", pool=True), 20_000, ways=20, tasks=2, lr=2e-3, tests=SETTINGS,
               note=f"trained 20-way 1-shot; {POOLED}"),
     ),
-    # Finn et al. 2017, A.1: 32 tasks of 5 ways, 16 of 20, as many queries as shots, 60,000 steps
+    # Finn et al. 2017, A.1: 32 tasks of 5 ways, 16 of 20, as many queries as shots; 60,000 steps, more than
+    # there was time for
     "maml": (
         Setup(inner("maml", 64, inner_lr=0.4), 20_000, queries=1, tasks=32, tests=((5, 1),), choose=LOOKS,
-              note=f"{N64}; 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4), 20_000, shots=5, queries=5, tasks=32, tests=((5, 5),), choose=LOOKS,
-              note=f"{N64}; 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 20_000, ways=20, queries=1, tasks=16, tests=((20, 1),),
-              choose=LOOKS, note=f"{N64}; 3 inner steps, 20,000 steps of the paper's 60,000"),
-        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 10_000, ways=20, shots=5, queries=5, tasks=16,
-              tests=((20, 5),), choose=LOOKS, note=f"{N64}; 3 inner steps, 10,000 steps of the paper's 60,000"),
+              note=N64),
+        Setup(inner("maml", 64, inner_lr=0.4), 12_000, shots=5, queries=5, tasks=32, tests=((5, 5),), choose=LOOKS,
+              note=N64),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 10_000, ways=20, queries=1, tasks=16, tests=((20, 1),),
+              choose=LOOKS, note=f"{N64}; 3 inner steps"),
+        Setup(inner("maml", 64, inner_lr=0.4, steps=3), 5000, ways=20, shots=5, queries=5, tasks=16,
+              tests=((20, 5),), choose=LOOKS, note=f"{N64}; 3 inner steps"),
+    ),
+    # Antoniou et al. 2019: 5 steps, 8 tasks
+    "mamlpp": (
+        Setup(inner("mamlpp", 64, steps=5), 10_000, queries=1, tasks=8, tests=((5, 1),), note=N64),
+    ),
+    "fomaml": (
+        Setup(inner("fomaml", 64, inner_lr=0.1), 20_000, queries=3, tasks=16, tests=((5, 1),), choose=LOOKS,
+              note=N64),
     ),
     "snail": (
-        Setup(encoded("snail", 64, True, length=6), 30_000, queries=3, tasks=16, tests=((5, 1),), note=POOLED),
-        Setup(encoded("snail", 64, True, length=26), 30_000, shots=5, queries=3, tasks=16, tests=((5, 5),),
+        Setup(encoded("snail", 64, True, length=6), 15_000, queries=3, tasks=16, tests=((5, 1),), note=POOLED),
+        Setup(encoded("snail", 64, True, length=26), 15_000, shots=5, queries=3, tasks=16, tests=((5, 5),),
               note=POOLED),
-        Setup(encoded("snail", 64, True, length=21), 30_000, ways=20, queries=2, tasks=16, tests=((20, 1),),
+        Setup(encoded("snail", 64, True, length=21), 15_000, ways=20, queries=2, tasks=16, tests=((20, 1),),
               note=POOLED),
-        Setup(encoded("snail", 64, True, length=101), 20_000, ways=20, shots=5, queries=2, tasks=8,
+        Setup(encoded("snail", 64, True, length=101), 10_000, ways=20, shots=5, queries=2, tasks=8,
               tests=((20, 5),), note=POOLED),
     ),
 }  # fmt: skip
@@ -358,7 +367,7 @@ CIFAR_FULL: dict[str, tuple[Setup, ...]] = {
               note=f"trained 5-way 5-shot; {POOLED}; {FLIPPED}"),
     ),
     "maml": (
-        Setup(inner("maml", 32, True, inner_lr=0.1, steps=5), 15_000, queries=15, tasks=4, tests=ALL5, augment=True,
+        Setup(inner("maml", 32, True, inner_lr=0.1, steps=5), 10_000, queries=15, tasks=4, tests=ALL5, augment=True,
               choose=LOOKS, note=f"trained 5-way 1-shot; {NORM}; pooled, 32 filters; {FLIPPED}"),
     ),
     "anil": (
@@ -517,6 +526,7 @@ def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
     """What the finished runs of a set-up claim."""
     runs = [json.loads(path.read_text()) for path in finished(where, name, number, tier)]
     setup = SETUPS[tier][where][name][number]
+    length = f"; {setup.steps:,} steps" if tier == "full" else ""
     command = f"python recipes/few-shot/recipe.py {name}" + {
         "omniglot": "", "cifar-fs": " --data cifar-fs", "cifar-fs-resnet": " --data cifar-fs --net resnet-12",
     }[where] + (" --tier full --device cuda" if tier == "full" else "")  # fmt: skip
@@ -533,7 +543,7 @@ def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
         # on two cores a run's time is half of the processor's
         minutes = max(float(r["minutes"]) for r in runs) / (2 if tier == "cpu" else 1)
         rows.append(
-            Row(name, f"{TITLES[where]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}",
+            Row(name, f"{TITLES[where]} {ways}-way {shots}-shot, 1000 test episodes; {setup.note}{length}",
                 "accuracy", ours.mean, ours.low, ours.high, 1000, len(runs), goal / 100, "higher",
                 f"{'issue; ' if target is not None else ''}{source}", tier, round(minutes, 1), command,
                 runs[0].get("hardware", "")),  # type: ignore[arg-type]

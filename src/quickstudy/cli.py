@@ -40,6 +40,7 @@ Query = Annotated[Path, arg(metavar="QUERY")]
 ModelOut = Annotated[Path, arg(metavar="MODEL", aliases=["-o"])]
 TableOut = Annotated[Path | None, arg(metavar="FILE", aliases=["-o"], help_behavior_hint="")]
 FilmOut = Annotated[Path | None, arg(metavar="FILE", aliases=["-o"], help_behavior_hint="")]
+Device = Annotated[str, arg(metavar="NAME", help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
@@ -121,6 +122,7 @@ def train(
     shots: Count = None,
     ways: Count = None,
     set: Settings = (),
+    device: Device = "cpu",
     resume: Flag = False,
 ) -> None:
     """Train one method, and score it on validation tasks.
@@ -139,6 +141,7 @@ def train(
         shots: labelled examples of a new task (default: the data's)
         ways: classes of a new task (default: the data's)
         set: a setting of the method, such as inner_lr=0.1; may be given again
+        device: where to train, such as cuda (default: cpu); methods that act train on the processor
         resume: go on with a run that was stopped
     """
     out = _folder(out, data and method and f"{_stem(data)}-{method.rpartition(':')[2]}", resume)
@@ -160,15 +163,22 @@ def train(
 
     config = _settle(run.Config, stored, given, out / "config.json")
     again = ["train", config.method, "--data", config.data, "--out", str(out), "--resume"]
+    again += ["--device", device] if device != "cpu" else []
     acts = _acts(config.method, config.data)
     with _resumable(again), Watch(_stderr(), every=5 if acts else 20) as watch:
         say = lambda done, total: watch(config.method, done, total)  # noqa: E731
         if acts:
             from quickstudy import acting_run
+            from quickstudy.core import InputError
 
+            if device != "cpu":
+                raise InputError(
+                    f"Expected no --device: {config.method} acts, and is trained on the processor. Found {device!r}. "
+                    "Leave it out; loops of one's own take any device, see docs/rl.md."
+                )
             _, found = acting_run.train(config, out, resume=resume, progress=say)
         else:
-            _, found = run.train(config, out, resume=resume, progress=say)
+            _, found = run.train(config, out, resume=resume, device=device, progress=say)
     metric = run.read_json(out / "validation.json")["metric"]
     _say(f"validation {metric} {found} over {found.n} tasks\n{out / 'report.html' if acts else out}")
 

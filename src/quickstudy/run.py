@@ -25,6 +25,7 @@ from quickstudy.tasks.study import Arena, Question, SplitClasses, Study
 from quickstudy.tasks.table import TableTasks, TaskTable
 from quickstudy.training import default_steps
 from quickstudy.training.checkpoint import write_atomic, write_json
+from quickstudy.training.device import device_named, on_device
 from quickstudy.training.fit import fit
 
 CONFIG, CHECKPOINT, MODEL = "config.json", "checkpoint.safetensors", "model.safetensors"
@@ -271,7 +272,12 @@ def check_finished(folder: Path, config: Config) -> None:
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, progress: Callable[[int, int], None] | None = None
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Run, Estimate]:
     """Train one method, choose its settings on validation, and write a run's folder.
 
@@ -279,14 +285,17 @@ def train(
         config: what to train.
         out: the folder.
         resume: go on with a run that was stopped.
+        device: where it is trained, such as ``"cuda"``. Episodes and first weights are the same on every device, and
+            what is written can be used on any.
         progress: called with (steps done, steps).
 
     Returns:
         The run, and its score on validation. Test tasks are not looked at.
 
     Raises:
-        InputError: the folder holds something else, or unusable data or options.
+        InputError: the folder holds something else, or unusable data or options, or no such device.
     """
+    where = device_named(device)
     cls = find(config.method)
     study = config.study()
     arena = config.arena(study)
@@ -297,20 +306,22 @@ def train(
     claim_folder(out, config, resume)
     steps = config.steps or default_steps(arena.problem)
     if not (out / MODEL).is_file():
+        validation = arena.validation.to(where)
         history = fit(
-            method,
-            arena.train,
+            method.to(where),
+            on_device(arena.train, where),
             steps=steps,
             tasks=arena.tasks_per_step,
             lr=method.lr,
-            validation=arena.validation,
+            validation=validation,
             every=max(1, steps // 10),
             generator=torch.Generator().manual_seed(10_000 + config.seed),
             checkpoint=out / CHECKPOINT,
             resume=resume,
             progress=progress,
         )
-        choose(method, arena.validation)
+        choose(method, validation)
+        method.to("cpu")
         lines = [
             json.dumps({"step": step, "loss": loss, "validation": score})
             for step, loss, score in zip(history.step, history.loss, history.score, strict=True)

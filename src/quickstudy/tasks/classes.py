@@ -197,7 +197,8 @@ class ClassEpisodes:
         if self.unlabelled:
             more = self._inputs(drawn, free).flatten(1, 2)
             order = torch.rand(more.shape[:2], generator=generator).argsort(1)  # the order must not tell the class
-            support = replace(support, unlabelled=more[torch.arange(n).unsqueeze(1), order.to(more.device)])
+            row = torch.arange(n, device=more.device).unsqueeze(1)
+            support = replace(support, unlabelled=more[row, order.to(more.device)])
         known = drawn[:, :ways].to(x.device) if self.known else None
         return Episodes(support, half(slice(self.shots, every)), classes=known)
 
@@ -209,8 +210,15 @@ class ClassEpisodes:
 
     def at(self, shots: int) -> ClassEpisodes:
         """The same family with another number of labelled examples."""
+        return self._like(self.classes, shots)
+
+    def to(self, device: torch.device | str) -> ClassEpisodes:
+        """The same family with its examples, and so its episodes, on another device."""
+        return self._like(self.classes.to(device), self.shots)
+
+    def _like(self, classes: ClassSet, shots: int) -> ClassEpisodes:
         return ClassEpisodes(
-            self.classes,
+            classes,
             self.members,
             ways=self.ways,
             shots=shots,

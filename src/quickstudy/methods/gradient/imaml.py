@@ -151,7 +151,8 @@ class IMAML(Method):
             away = {name: value - theta[name] for name, value in there.items()}
             value = value_of(there, support.x, support.y, support.weight) + self.proximal / 2 * dot(away, away)
             values.append(value.where(torch.isfinite(value), torch.inf))
-        best = support.weights.new_tensor(LENGTHS)[torch.stack(values).argmin(0)]
+        lengths = torch.stack([torch.full_like(values[0], length) for length in LENGTHS])
+        best = lengths.gather(0, torch.stack(values).argmin(0, keepdim=True)).squeeze(0)
         return {name: value - scaled(way[name], best) for name, value in phi.items()}
 
 

@@ -134,7 +134,9 @@ def crammer_singer(
         # K may have any rank and scale: what rounding would leave of its zero eigenvalues must not be negative
         ridge = 1e-13 * k.detach().diagonal(dim1=1, dim2=2).amax(-1)[:, None, None, None]
         matrix = k.detach().unsqueeze(1) + torch.diag_embed((z / s).where(free, 1.0).mT) + ridge * one  # [T, N, n, n]
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix.detach())[0]) * free.mT.unsqueeze(-1)
+        # by triangles: torch.cholesky_inverse cannot be captured as a CUDA graph
+        root = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(matrix.detach())[0], one, upper=False)
+        inverse = root.mT @ root * free.mT.unsqueeze(-1)
         down = -(k @ alpha - w * y + mu / s)
         # rows of alpha sum to 0 from the start; what rounding adds is taken back
         total = torch.einsum("tkij,tjk->ti", inverse, down) + alpha.sum(-1)
