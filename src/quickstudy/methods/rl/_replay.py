@@ -78,7 +78,8 @@ class Replay:
 
     def take(self, slot: Tensor, row: Tensor) -> Replayed:
         """What was noted of these steps. Shape: ``[n, 1, ...]``."""
-        found = {name: part[slot, row].unsqueeze(1) for name, part in self.parts.items()}
+        place = slot * self.parts["reward"].shape[1] + row
+        found = {name: part.flatten(0, 1).index_select(0, place).unsqueeze(1) for name, part in self.parts.items()}
         dtype = found["reward"].dtype
         done = (found["terminated"] | found.pop("truncated")).to(dtype)
         unknown = torch.full_like(found["reward"], torch.nan)

@@ -22,6 +22,7 @@ from quickstudy.methods.rl._policies import (
     of_task,
     which_task,
 )
+from quickstudy.tasks.acting import sent
 
 
 class SAC(Explorer):
@@ -106,8 +107,18 @@ class SAC(Explorer):
         self.log_temperature = nn.Parameter(first, requires_grad=learn_temperature)
 
     def explorer(self) -> Memoryless:
-        """Draws from the policy."""
-        return drawn_from(self.distribution)
+        """Draws from the policy. Of continuous actions it does not tell the log-probabilities: nothing here asks."""
+        if self.discrete:
+            return drawn_from(self.distribution)
+
+        def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            over = self.distribution(observation)
+            assert isinstance(over, SquashedNormal)
+            noise = torch.randn(over.loc.shape, generator=generator, device=generator.device)
+            action = (over.loc + over.scale * sent(noise, over.loc).to(over.loc)).tanh()
+            return action, torch.full_like(action[:, 0], torch.nan)
+
+        return Memoryless(choose)
 
     def distribution(self, observation: Tensor) -> Distribution:
         """The policy. Shape: ``[..., *o]`` to a distribution over ``[...]`` or ``[..., a]``."""
