@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=None, help="optimiser steps a step of all arms")
     parser.add_argument("--width", type=int, default=400)
     parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=7e-4)
+    parser.add_argument("--temperature", type=float, default=0.2, help="at first")
+    parser.add_argument("--entropy", type=float, default=None, help="to aim at; minus the number of actions by default")
     parser.add_argument("--length", type=int, default=200, help="steps of an episode in training")
     parser.add_argument("--judged", type=int, default=500, help="steps of an episode when judged")
     parser.add_argument("--every", type=int, default=2000, help="steps of the loop between tests and checkpoints")
@@ -135,8 +137,9 @@ def main() -> None:
     robots, judge = (MetaWorld("MT10", length=n, **shown) for n in (options.length, options.judged))  # type: ignore[arg-type]
     k = len(robots.names)
     method = SAC(
-        robots.problem, width=options.width, depth=options.depth, heads=k, generator=generator(options.seed)
-    ).to(options.device)
+        robots.problem, width=options.width, depth=options.depth, heads=k, temperature=options.temperature,
+        entropy=options.entropy, generator=generator(options.seed),
+    ).to(options.device)  # fmt: skip
     RUNS.mkdir(parents=True, exist_ok=True)
     notes, file = RUNS / f"{name}.json", RUNS / f"{name}.safetensors"
     known = json.loads(notes.read_text()) if notes.is_file() and file.is_file() else {"curve": [], "minutes": 0.0}
