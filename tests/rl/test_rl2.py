@@ -115,7 +115,9 @@ def test_an_episodes_credit_ends_with_it() -> None:
         )
         if s == 11:  # what is done next does not matter; there is none
             names = ("action", "reward", "done", "log_prob")
-            longer = replace(longer, **{k: torch.cat([getattr(longer, k), getattr(longer, k)[:, :1]], 1) for k in names})
+            longer = replace(
+                longer, **{k: torch.cat([getattr(longer, k), getattr(longer, k)[:, :1]], 1) for k in names}
+            )
         following[:, s] = values(method, longer).detach()[:, -1]
     surprise = trial.reward + 0.9 * (1 - terminated) * following - value
     expected = torch.zeros(4, 12)
