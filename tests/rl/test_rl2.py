@@ -84,8 +84,9 @@ def test_the_value_net_says_what_a_step_earns() -> None:
     method = RL2(bandits.problem, discount=0.99, value_weight=1.0, entropy_weight=0.0, generator=generator(0))
     trial = collect(bandits, method.explorer(), bandits.sample(3, generator(0)), generator(1))
     with torch.no_grad():
-        method.value_head.net.weight.zero_()
-        method.value_head.net.bias.fill_(1.0)
+        weight, bias = method.value_head.parameters()
+        weight.zero_()
+        bias.fill_(1.0)
     torch.testing.assert_close(values(method, trial), torch.full((3, 4), 100.0))
     advantage = method._judge(trial)[1]
     torch.testing.assert_close(method.losses(trial), (-advantage + (0.01 * advantage).square()).mean(1))
@@ -135,7 +136,7 @@ def test_only_an_episodes_credit_sees_a_fall() -> None:
         method = RL2(pole.problem, width=16, discount=1.0, gae=1.0, credit=credit, generator=generator(0))
         trial = collect(pole, method.explorer(), pole.sample(16, generator(0)), generator(1))
         with torch.no_grad():
-            method.value_head.net.weight.zero_()
+            next(method.value_head.parameters()).zero_()
         fallen[credit] = method._judge(trial)[1]
     left = (60 - torch.arange(60.0)).expand(16, 60)
     torch.testing.assert_close(fallen["trial"], left)  # what is left of the trial, whatever was done

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from quickstudy.core import Explorer, InputError, Kind, Predictor, Problem, Trajectory
@@ -103,9 +103,9 @@ class Distral(Explorer):
         self.discount, self.gae, self.clip, self.value_weight = discount, gae, clip, value_weight
         self.alpha, self.beta, self.heads = alpha, beta, heads
         blind = replace(problem, x_shape=(math.prod(problem.x_shape) - heads,))
-        self.shared = net(blind, width, problem.n_outputs, generator)
+        self.shared: nn.Module = net(blind, width, problem.n_outputs, generator)
         self.own = net_for(problem, width, problem.n_outputs, generator, heads, "nothing")
-        self.value = Value(net_for(problem, width, 1, generator, heads, "nothing"), discount)
+        self.value: nn.Module = Value(net_for(problem, width, 1, generator, heads, "nothing"), discount)
 
     def distilled(self, observation: Tensor) -> Tensor:
         """The shared policy's log-probabilities. Shape: ``[..., *o]``, identity behind, to ``[..., actions]``."""

@@ -106,9 +106,10 @@ class RL2(Explorer):
             else:
                 for gate in value.chunk(3):
                     nn.init.orthogonal_(gate.data, generator=generator)
-        for head in (self.policy_head, self.value_head.net):
-            nn.init.orthogonal_(head.weight, generator=generator)
-            nn.init.zeros_(head.bias)
+        for head in (self.policy_head, self.value_head):
+            weight, bias = head.parameters()
+            nn.init.orthogonal_(weight, generator=generator)
+            nn.init.zeros_(bias)
 
     def explorer(self) -> RecurrentPolicy:
         """The net itself: it explores as it has learned to."""
