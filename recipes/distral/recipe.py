@@ -140,7 +140,7 @@ def draw(curves: dict[str, list[list[float]]], shared: Tensor) -> Figure:
     for kind, colour in KINDS.items():
         left.plot(at, np.mean(curves[kind], 0), color=colour, label=kind, lw=1.8)
     left.set(xlabel="training step", ylabel="share of the goals reached", ylim=(0, 1.03))
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="lower right")
     left.spines[["top", "right"]].set_visible(False)
     draw_rooms(right, shared)
     return figure
