@@ -16,6 +16,10 @@ All have the same trials and steps; 1 / beta is the weight of the entropy for PP
 by three step sizes) that was best for it by the speed in one run of a seed apart. *Speed* is the share of the eight
 goals that are reached by doing what a policy thinks best, mean over all of the training (every fifth step). *Robust*
 is the share that is reached in the end, mean over all nine settings.
+
+Found: Distral is faster than learners that share nothing and than heads, and needs its settings chosen less. Missed:
+one net that sees the task is as fast. Likely, and not tested: these tasks agree on nearly every move, so that nothing in
+one net is in another's way; where tasks conflict it fails (recipes/multi-task-rl).
 """
 
 from __future__ import annotations
