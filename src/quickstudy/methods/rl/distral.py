@@ -89,7 +89,7 @@ class Distral(Explorer):
         clip: float = 0.2,
         value_weight: float = 0.5,
         alpha: float = 0.5,
-        beta: float = 20.0,
+        beta: float = 100.0,
         heads: int = 0,
         generator: torch.Generator | None = None,
     ) -> None:
