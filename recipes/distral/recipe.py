@@ -18,8 +18,8 @@ goals that are reached by doing what a policy thinks best, mean over all of the 
 is the share that is reached in the end, mean over all nine settings.
 
 Found: Distral is faster than learners that share nothing and than heads, and needs its settings chosen less. Missed:
-one net that sees the task is as fast. Likely, and not tested: these tasks agree on nearly every move, so that none is in
-another's way in that net; where tasks conflict, one net lags behind (recipes/multi-task-rl).
+one net that sees the task is as fast. Likely, and not tested: these tasks agree on nearly every move, so that none is
+in another's way in that net; where tasks conflict, one net lags behind (recipes/multi-task-rl).
 """
 
 from __future__ import annotations
