@@ -13,7 +13,10 @@ as it comes. The score is the length of an episode, at most 200, as a share; 400
 - ``adaptive``: from the usual pole on, ends move by 16 % where the policy stands for 150 of 200 steps (automatic domain
   randomisation). It is not told how far.
 
-All have the same number of steps. PPO sees the cart and the pole and remembers nothing; RL2 also has a GRU's memory.
+All have the same number of steps. PPO sees the cart and the pole and remembers nothing; RL2 also has a GRU's memory. A
+trial of 200 steps earns 200 however often the pole falls, so RL2 must credit what an episode earns (``credit``): with
+a trial's credit, the paper's, it stood for 11 of 200 steps. The memory is no gain here: who sees position and speed of
+cart and pole copes without knowing the physics, as PPO does. RL2 is judged as it acts, by drawing its actions.
 """
 
 from __future__ import annotations
@@ -118,8 +121,11 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
     if notes.is_file():
         return json.loads(notes.read_text())
     begin, env = time.perf_counter(), family(kind)
-    make = PPO if name == "PPO" else RL2
-    method = make(POLE.problem, discount=0.99, gae=0.95, generator=generator(seed))
+    method: PPO | RL2
+    if name == "PPO":
+        method = PPO(POLE.problem, discount=0.99, gae=0.95, generator=generator(seed))
+    else:
+        method = RL2(POLE.problem, discount=0.99, gae=0.95, credit="episode", generator=generator(seed))
     ranges: list[list[float]] = []
 
     def progress(done: int, steps: int) -> None:

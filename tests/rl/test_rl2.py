@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from quickstudy.core import InputError, Problem, RunError, Trajectory
+from quickstudy.methods.rl._returns import returns_to_go
 from quickstudy.methods.rl.rl2 import RL2
 from quickstudy.tasks.bandits import BernoulliBandits, RandomArm, Thompson
+from quickstudy.tasks.classic import CartPole
 from quickstudy.training.fit_rl import collect, fit_rl
 
 
@@ -57,16 +60,88 @@ def test_the_gradient_is_the_policy_gradient_of_one_pull() -> None:
     assert max(float(b.abs().max()) for b in expected) > 1e-3
 
 
+def values(method: RL2, trial: Trajectory) -> Tensor:
+    return method.value_head(method.value_memory(method._inputs(trial))[0]).squeeze(-1)
+
+
 def test_advantages_are_those_of_the_definition() -> None:
-    method = RL2(BernoulliBandits(2, 4).problem, discount=0.9, gae=0.7)
-    reward, value = torch.rand(2, 4, generator=generator(0)), torch.rand(2, 4, generator=generator(1))
+    bandits = BernoulliBandits(2, 4)
+    method = RL2(bandits.problem, discount=0.9, gae=0.7, generator=generator(0))
+    trial = collect(bandits, method.explorer(), bandits.sample(2, generator(0)), generator(1))
+    value = values(method, trial).detach()
     after = torch.cat([value[:, 1:], torch.zeros(2, 1)], 1)
-    surprise = reward + 0.9 * after - value
+    surprise = trial.reward + 0.9 * after - value
     expected = torch.zeros(2, 4)
     for s in range(4):
         for k in range(4 - s):
             expected[:, s] += 0.63**k * surprise[:, s + k]
-    torch.testing.assert_close(method._advantage(reward, value), expected)
+    torch.testing.assert_close(method._judge(trial)[1], expected)
+
+
+def test_the_value_net_says_what_a_step_earns() -> None:
+    """A reward of 1 a step for ever is worth 1 / (1 - gamma); the net's own number for it is 1, and so is its error."""
+    bandits = BernoulliBandits(2, 4)
+    method = RL2(bandits.problem, discount=0.99, value_weight=1.0, entropy_weight=0.0, generator=generator(0))
+    trial = collect(bandits, method.explorer(), bandits.sample(3, generator(0)), generator(1))
+    with torch.no_grad():
+        weight, bias = method.value_head.parameters()
+        weight.zero_()
+        bias.fill_(1.0)
+    torch.testing.assert_close(values(method, trial), torch.full((3, 4), 100.0))
+    advantage = method._judge(trial)[1]
+    torch.testing.assert_close(method.losses(trial), (-advantage + (0.01 * advantage).square()).mean(1))
+
+
+class Falls(CartPole):
+    """A cart-pole whose trials are many short episodes, some cut off after three steps."""
+
+    @property
+    def horizon(self) -> int:
+        return 12
+
+
+def test_an_episodes_credit_ends_with_it() -> None:
+    """Against the definition: no sum over an end; where time was up, the value of what was seen last stands in."""
+    pole = Falls(length=3)
+    method = RL2(pole.problem, discount=0.9, gae=0.7, credit="episode", generator=generator(0))
+    trial = collect(pole, method.explorer(), pole.sample(4, generator(0)), generator(1))
+    trial = replace(trial, terminated=trial.done * (torch.arange(12) < 6))  # the first two falls, then time is up
+    assert trial.done[0].tolist() == [0, 0, 1] * 4
+    value, (terminated, after) = values(method, trial).detach(), trial.ends()
+    following = torch.empty(4, 12)
+    for s in range(12):  # the history up to s, with what step s led to behind
+        longer = Trajectory(
+            observation=torch.cat([trial.observation[:, : s + 1], after[:, s : s + 1]], 1),
+            **{name: getattr(trial, name)[:, : s + 2] for name in ("action", "reward", "done", "log_prob")},
+        )
+        if s == 11:  # what is done next does not matter; there is none
+            names = ("action", "reward", "done", "log_prob")
+            longer = replace(
+                longer, **{k: torch.cat([getattr(longer, k), getattr(longer, k)[:, :1]], 1) for k in names}
+            )
+        following[:, s] = values(method, longer).detach()[:, -1]
+    surprise = trial.reward + 0.9 * (1 - terminated) * following - value
+    expected = torch.zeros(4, 12)
+    for s in range(12):
+        for k in range(3 - s % 3):
+            expected[:, s] += 0.63**k * surprise[:, s + k]
+    torch.testing.assert_close(method._judge(trial)[1], expected)
+
+
+def test_only_an_episodes_credit_sees_a_fall() -> None:
+    """Each step of a cart-pole earns 1 and a fall begins anew: a trial earns the same, an episode does not."""
+    pole = CartPole(length=60)
+    fallen = {}
+    for credit in ("trial", "episode"):
+        method = RL2(pole.problem, width=16, discount=1.0, gae=1.0, credit=credit, generator=generator(0))
+        trial = collect(pole, method.explorer(), pole.sample(16, generator(0)), generator(1))
+        with torch.no_grad():
+            next(method.value_head.parameters()).zero_()
+        fallen[credit] = method._judge(trial)[1]
+    left = (60 - torch.arange(60.0)).expand(16, 60)
+    torch.testing.assert_close(fallen["trial"], left)  # what is left of the trial, whatever was done
+    assert trial.done[:, :30].any(1).float().mean() > 0.5
+    torch.testing.assert_close(fallen["episode"], returns_to_go(trial.reward, trial.done, 1.0))
 
 
 def test_what_is_read_is_what_was_done() -> None:
@@ -195,6 +270,8 @@ def test_training_on_a_policy_without_probabilities_stops() -> None:
 def test_says_what_it_cannot_do() -> None:
     with pytest.raises(InputError, match=r"Expected discrete actions.*Found 'regression'"):
         RL2(Problem((3,), "regression", 2))
+    with pytest.raises(InputError, match=r"Expected credit 'trial' or 'episode'. Found 'step'"):
+        RL2(Problem((3,), "classification", 2), credit="step")  # type: ignore[arg-type]
     assert "acting in an environment" in RL2.refuses(Problem((3,), "classification", 2))
 
 

@@ -5,6 +5,7 @@ from quickstudy.methods.rl.behaviour_cloning import BehaviourCloning
 from quickstudy.methods.rl.dagger import DAgger
 from quickstudy.methods.rl.ddpg import DDPG
 from quickstudy.methods.rl.distillation import Distillation
+from quickstudy.methods.rl.distral import Distral
 from quickstudy.methods.rl.dqn import DQN
 from quickstudy.methods.rl.fitted_q import FittedQ
 from quickstudy.methods.rl.gcsl import GCSL
@@ -18,6 +19,6 @@ from quickstudy.methods.rl.trpo import TRPO
 
 __all__ = [
     "DDPG", "DQN", "GCSL", "PPO", "RL2", "SAC", "TRPO",
-    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "FittedQ", "HierarchicalImitation",
+    "ActorCritic", "BehaviourCloning", "DAgger", "Distillation", "Distral", "FittedQ", "HierarchicalImitation",
     "Reinforce", "SoftQ",
 ]  # fmt: skip

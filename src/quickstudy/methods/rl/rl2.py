@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
+from quickstudy.methods.rl._returns import Value, advantages, value_error
 
 
 class RL2(Explorer):
@@ -22,11 +23,15 @@ class RL2(Explorer):
         h_s = GRU(h_{s-1}, (o_s, a_{s-1}, r_{s-1}, d_{s-1})), \quad \pi(a \mid h_s)
 
         L_t = \frac{1}{S} \sum_s -\min(\rho_s A_s, clip(\rho_s, 1 \pm \epsilon) A_s)
-              + c_v (V_s - G_s)^2 - c_e H(\pi(\cdot \mid h_s))
+              + c_v (1 - \gamma)^2 (V_s - G_s)^2 - c_e H(\pi(\cdot \mid h_s))
 
     with :math:`\rho_s` the ratio of the action's probability to what it was when it was taken, the baseline
     :math:`V_s` a second net of the same make, and the advantages :math:`A_s` and returns :math:`G_s = A_s + V_s` by
     GAE. Nothing is credited after the end of the trial.
+
+    A trial is a number of steps here. Where each step earns the same and an episode's end begins the next, as on a
+    cart-pole that stands or falls, a trial therefore earns the same whatever is done, and nothing can be learned from
+    it. ``credit="episode"`` lets each episode count for itself, as PPO does; the memory still spans the trial.
 
     Args:
         problem: what is seen and done; its outputs are the discrete actions.
@@ -36,16 +41,23 @@ class RL2(Explorer):
         clip: epsilon, how far a probability may move before its gradient stops.
         value_weight: c_v.
         entropy_weight: c_e.
+        credit: what an action is credited with: all that the trial earns after it, so that exploring in one episode
+            pays in the next ("trial"), or what its episode earns ("episode").
         generator: draws the initial weights.
 
     Shape:
         observation ``[T, time, *o]``, action ``[T, time]``, logits ``[T, m, actions]``,
         memory ``[T, width + actions + 2]``: the net's, then last action (one-hot), reward and done.
 
+    Raises:
+        InputError: continuous actions; no such credit; for an episode's credit, a trajectory that does not tell where
+            its steps led.
+
     Reference:
         Duan et al. 2016, RL2: Fast Reinforcement Learning via Slow Reinforcement Learning, arXiv:1611.02779;
         Wang et al. 2016, Learning to reinforcement learn, arXiv:1611.05763. Departs from Duan et al.: PPO's
-        clipped step (Schulman et al. 2017, arXiv:1707.06347) for TRPO, width 64 for 256, lambda 0.7 for 0.3.
+        clipped step (Schulman et al. 2017, arXiv:1707.06347) for TRPO, width 64 for 256, lambda 0.7 for 0.3; values
+        are learned in units of 1 / (1 - gamma); an episode's credit.
     """
 
     name: ClassVar[str] = "rl2"
@@ -65,6 +77,7 @@ class RL2(Explorer):
         clip: float = 0.2,
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
+        credit: Literal["trial", "episode"] = "trial",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -73,14 +86,16 @@ class RL2(Explorer):
                 f"Expected discrete actions (kind 'classification'). Found {problem.kind!r}. "
                 "RL2 has no policy for continuous actions yet; make the actions discrete."
             )
+        if credit not in ("trial", "episode"):
+            raise InputError(f"Expected credit 'trial' or 'episode'. Found {credit!r}.")
         self.actions, self.width = problem.n_outputs, width
         self.discount, self.gae, self.clip = discount, gae, clip
-        self.value_weight, self.entropy_weight = value_weight, entropy_weight
+        self.value_weight, self.entropy_weight, self.credit = value_weight, entropy_weight, credit
         inputs = torch.Size(problem.x_shape).numel() + self.actions + 2
         self.memory = nn.GRU(inputs, width, batch_first=True)
         self.policy_head = nn.Linear(width, self.actions)
         self.value_memory = nn.GRU(inputs, width, batch_first=True)
-        self.value_head = nn.Linear(width, 1)
+        self.value_head = Value(nn.Linear(width, 1), discount)
         self._initialise(torch.Generator().manual_seed(0) if generator is None else generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
@@ -92,8 +107,9 @@ class RL2(Explorer):
                 for gate in value.chunk(3):
                     nn.init.orthogonal_(gate.data, generator=generator)
         for head in (self.policy_head, self.value_head):
-            nn.init.orthogonal_(head.weight, generator=generator)
-            nn.init.zeros_(head.bias)
+            weight, bias = head.parameters()
+            nn.init.orthogonal_(weight, generator=generator)
+            nn.init.zeros_(bias)
 
     def explorer(self) -> RecurrentPolicy:
         """The net itself: it explores as it has learned to."""
@@ -122,14 +138,12 @@ class RL2(Explorer):
 
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """The clipped policy gradient's loss of each task's trial. Shape: ``[T]``."""
-        x = self._inputs(trajectory)
-        log_pi = F.log_softmax(self.policy_head(self.memory(x)[0]), -1)
-        value = self.value_head(self.value_memory(x)[0]).squeeze(-1)
+        log_pi = F.log_softmax(self.policy_head(self.memory(self._inputs(trajectory))[0]), -1)
         log_prob = log_pi.gather(-1, trajectory.action.unsqueeze(-1)).squeeze(-1)
-        advantage = self._advantage(trajectory.reward, value.detach())
+        value, advantage = self._judge(trajectory)
         ratio = (log_prob - trajectory.log_prob).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
-        error = (value - (advantage + value.detach())).square()
+        error = value_error(value, advantage + value.detach(), self.discount)
         entropy = -(log_pi.exp() * log_pi).sum(-1)
         return (-gain + self.value_weight * error - self.entropy_weight * entropy).mean(1)
 
@@ -142,22 +156,36 @@ class RL2(Explorer):
 
     def _inputs(self, trajectory: Trajectory) -> Tensor:
         """What the nets read at every step of a trajectory. Shape: ``[T, time, inputs]``."""
-        done = trajectory.done.to(trajectory.reward.dtype)
-        outcome = torch.cat(
-            [F.one_hot(trajectory.action, self.actions), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1
-        )
-        before = F.pad(outcome, (0, 0, 1, 0))[:, :-1]  # at the first step nothing has happened yet
+        before = F.pad(self._outcome(trajectory), (0, 0, 1, 0))[:, :-1]  # at the first step nothing has happened yet
         return torch.cat([trajectory.observation.flatten(2), before], -1)
 
-    def _advantage(self, reward: Tensor, value: Tensor) -> Tensor:
-        """Generalised advantage estimate over the trial. Shape: all ``[T, time]``."""
-        after = F.pad(value, (0, 1))[:, 1:]
-        surprise = reward + self.discount * after - value
-        steps, running = [], torch.zeros_like(reward[:, 0])
-        for one in surprise.flip(1).unbind(1):
-            running = one + self.discount * self.gae * running
-            steps.append(running)
-        return torch.stack(steps[::-1], 1)
+    def _outcome(self, trajectory: Trajectory) -> Tensor:
+        """What became of every step: action, reward, done. Shape: ``[T, time, actions + 2]``."""
+        done = trajectory.done.to(trajectory.reward.dtype)
+        return torch.cat(
+            [F.one_hot(trajectory.action, self.actions), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1
+        )
+
+    def _judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        """What the value net says before each step, and the step's advantage by it. Shape: both ``[T, time]``."""
+        memory = self.value_memory(self._inputs(trajectory))[0]
+        value = self.value_head(memory).squeeze(-1)
+        with torch.no_grad():
+            if self.credit == "trial":  # goes on over all episodes, and is worth nothing after the last step
+                after, never = F.pad(value, (0, 1))[:, 1:], torch.zeros_like(value)
+                done, terminated = never, never
+            else:
+                done, (terminated, _) = trajectory.done, trajectory.ends()
+                after = self._following(trajectory, memory)
+            advantage = advantages(trajectory.reward, value, after, done, terminated, self.discount, self.gae)
+        return value, advantage
+
+    def _following(self, trajectory: Trajectory, memory: Tensor) -> Tensor:
+        """The value of where each step led, also where its episode was cut off. Shape: ``[T, time]``."""
+        x = torch.cat([trajectory.ends()[1].flatten(2), self._outcome(trajectory)], -1)
+        _, h = self.value_memory(x.flatten(0, 1).unsqueeze(1), memory.flatten(0, 1).unsqueeze(0))
+        value: Tensor = self.value_head(h).view(trajectory.reward.shape)
+        return value
 
 
 class RecurrentPolicy:
