@@ -1,7 +1,7 @@
 """Few-shot learners on Omniglot (Vinyals split, rotations as classes of their own) and CIFAR-FS, beside the papers.
 
     QUICKSTUDY_DATA=... python recipes/few-shot/recipe.py METHOD [METHOD ...] [--data cifar-fs] [--net resnet-12]
-        [--seeds 0] [--only 0] [--tier cpu] [--device cpu] [--threads 2] [--smoke] [--record]
+        [--seeds 0] [--only 0] [--tier cpu] [--device cpu] [--threads 2] [--smoke] [--record] [--as-is]
 
 A method has one training run or several (5 and 20 ways) a seed. Tier ``cpu``: each takes at most 10 minutes on two
 cores; a row's minutes are the processor's, divided by two. Tier ``full``: for an accelerator, with the papers' nets and
@@ -10,8 +10,8 @@ runs on the same card. Then 1000 test episodes of each setting, of classes that 
 parameters, and the number of gradient steps at test, are those that did best on 200 validation episodes.
 "Transductive" marks methods that normalise by the statistics of the query.
 
-A run that was stopped goes on from its checkpoint in ``runs/few-shot``; a finished one is read. ``--smoke`` takes a few
-steps in a folder of its own and records nothing.
+A run that was stopped goes on from its checkpoint in ``runs/few-shot``, or is judged as it is (its row says how many of
+its steps it took); a finished one is read. ``--smoke`` takes a few steps in a folder of its own and records nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from quickstudy.tasks.classes import ClassEpisodes
 from quickstudy.tasks.load import load
 from quickstudy.tasks.study import SplitClasses
 from quickstudy.training import fit, task_scores
-from quickstudy.training.checkpoint import write_json
+from quickstudy.training.checkpoint import load_checkpoint, write_json
 
 FOLDER = Path(__file__).parent
 RUNS = Path("runs/few-shot")
@@ -467,6 +467,8 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
     out = folder / f"{where}-{name}-{number}-{seed}.json"
     if out.is_file():
         return dict(json.loads(out.read_text()))
+    saved = out.with_suffix(".safetensors")
+    until = int(load_checkpoint(saved)[1]["step"]) if given.as_is else None
     setup = SETUPS[given.tier][where][name][number]
     steps = min(3, setup.steps) if given.smoke else setup.steps
     family: TaskFamily = ClassEpisodes(
@@ -492,8 +494,8 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
     with Watch(Console()) as watch:
         history = fit(
             method, family, steps=steps, tasks=setup.tasks, lr=setup.lr, weight_decay=setup.weight_decay, every=every,
-            validation=known, generator=torch.Generator().manual_seed(seed), checkpoint=out.with_suffix(".safetensors"),
-            resume=True, progress=report, compile=given.device != "cpu",
+            validation=known, generator=torch.Generator().manual_seed(seed), checkpoint=saved, resume=True,
+            progress=report, compile=given.device != "cpu", until=until,
         )  # fmt: skip
     chosen: dict[str, float] = {}
     if setup.choose:
@@ -509,24 +511,27 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
         scores[f"{ways}w{shots}s"] = task_scores(method, test).tolist()
         print(f"{name} seed {seed} {ways}w{shots}s {100 * np.mean(scores[f'{ways}w{shots}s']):.2f}", flush=True)
     result = {
-        "scores": scores, "minutes": minutes, "history": vars(history), "steps": steps, "chosen": chosen,
+        "scores": scores, "minutes": minutes, "history": vars(history), "steps": until or steps, "chosen": chosen,
         "hardware": hardware(),
     }  # fmt: skip
+    out = out.with_suffix(".stopped.json") if given.as_is else out
     print(f"  {minutes:.1f} minutes; validation", [f"{s:.4f}" for s in history.score], chosen)
     write_json(out, result)
     return result
 
 
 def finished(where: str, name: str, number: int, tier: str) -> list[Path]:
-    """What the runs of a set-up that are over have left, seed by seed."""
-    return sorted((RUNS if tier == "cpu" else RUNS / tier).glob(f"{where}-{name}-{number}-?.json"))
+    """What the runs of a set-up that are over have left, seed by seed; else what those judged as they are have."""
+    folder, stem = RUNS if tier == "cpu" else RUNS / tier, f"{where}-{name}-{number}-?"
+    return sorted(folder.glob(f"{stem}.json")) or sorted(folder.glob(f"{stem}.stopped.json"))
 
 
 def rows_of(where: str, name: str, number: int, tier: str) -> list[Row]:
     """What the finished runs of a set-up claim."""
     runs = [json.loads(path.read_text()) for path in finished(where, name, number, tier)]
     setup = SETUPS[tier][where][name][number]
-    length = f"; {setup.steps:,} steps" if tier == "full" else ""
+    done = min(r["steps"] for r in runs)
+    length = "" if tier == "cpu" else f"; {done:,} steps" + (f" of {setup.steps:,}" if done < setup.steps else "")
     command = f"python recipes/few-shot/recipe.py {name}" + {
         "omniglot": "", "cifar-fs": " --data cifar-fs", "cifar-fs-resnet": " --data cifar-fs --net resnet-12",
     }[where] + (" --tier full --device cuda" if tier == "full" else "")  # fmt: skip
@@ -564,6 +569,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, default=None, help="one of the method's training runs, counted from 0")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--record", action="store_true", help="what is finished; train nothing")
+    parser.add_argument("--as-is", action="store_true", help="judge runs that were stopped by what they have so far")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     where = given.data + ("-resnet" if given.net == "resnet-12" else "")
