@@ -106,6 +106,7 @@ class Odd(Method):
 @needs_compiler
 @pytest.mark.uses_global_rng(reason="shows that dropout, which draws from it, is refused")
 def test_losses_that_are_drawn_at_random_are_refused() -> None:
+    torch.manual_seed(0)  # by chance both could draw about the same, once in twenty times
     with pytest.raises(RunError, match="the plain one. Found a difference"):
         CompiledLosses(Odd("draws"), mean)(Sinusoids(5, 5).sample(4, seed()))
 
