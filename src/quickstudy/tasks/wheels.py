@@ -106,7 +106,7 @@ class HeadStart(Wrapped):
 
 @dataclass(frozen=True)
 class Breadcrumbs(Wrapped):
-    r"""Potential-based shaping: a step also earns the rise of a potential, times the help h (equation 2 of the paper).
+    r"""Potential-based shaping: a step also earns the rise of a potential, times the help h.
 
     .. math::
         r' = r + h \, (\gamma \Phi(s') - \Phi(s)), \qquad \Phi(s') = 0 \text{ where the episode terminated}
