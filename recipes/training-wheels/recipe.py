@@ -12,13 +12,14 @@ PPO is given three times as many).
 T-maze: a sign says where to turn after a corridor of 30 steps. RL2 (a GRU) has to remember it. The wheel shows the sign
 again at each step with a probability.
 
-Grid: 24 x 24 cells one-hot, start anywhere, goal in a corner, little data. The wheel blurs cells to blocks of 8 x 8.
-That did not help: one-hot cells are learned one by one whether they were blurred before or not, and the blocks' policy
-must be good before help fades.
+Grid: 24 x 24 cells one-hot, start anywhere, goal in the middle, and every step earns how much nearer it came. So
+nothing needs to be found, but there are 576 cells to learn from 60 trials of 60 steps. The wheel blurs cells to blocks
+of 4 x 4: the mean of a block's cells, which gives each of them what the block learns. With the goal in a corner, and
+rewarded alone, blurring gained nothing: what lacked there was a reward to learn from.
 
 Each wheel fades where the mean reward says so (``Fading``). Scores are those of the mode of the policy (RL2: of its
 draws) without any help; ``kept`` is the same wheel at full help to the end of training, then taken off. Settings were
-tried on seed 0.
+tried on seed 0, the grid's on 0 and 1.
 Runs that are finished are kept in ``runs/training-wheels``.
 """
 
@@ -28,6 +29,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO, RL2
 from quickstudy.methods.rl._policies import best_of
+from quickstudy.tasks.acting import Wrapped
 from quickstudy.tasks.grids import Maze, geometry, open_grid
 from quickstudy.tasks.tabular import TabularMDPs, value_iteration
 from quickstudy.tasks.tmaze import TMaze
@@ -50,10 +53,10 @@ from quickstudy.tasks.wheels import Breadcrumbs, CoarserStates, CoarserTime, Hea
 from quickstudy.training import collect, first_returns, fit_rl
 
 LAYOUT = (".........", "########.", ".........", ".########", ".........")
-SIDE, BLOCK, DISCOUNT, FAR = 24, 8, 0.98, 28
+SIDE, BLOCK, DISCOUNT, FAR = 24, 4, 0.98, 28
 SPARSE = {"elsewhere": 0.0, "at_goal": 1.0, "shows_goal": False}
 SNAKE = Maze(LAYOUT, (0, 0), ((4, 8),), length=100, **SPARSE)  # type: ignore[arg-type]
-GRID = Maze(open_grid(SIDE, SIDE), None, ((SIDE - 1, SIDE - 1),), length=80, **SPARSE)  # type: ignore[arg-type]
+GRID = Maze(open_grid(SIDE, SIDE), None, ((SIDE // 2, SIDE // 2),), length=60, **SPARSE)  # type: ignore[arg-type]
 SIGN = TMaze(30, length=100)
 TEST = 200
 RUNS, FOLDER = Path("runs/training-wheels"), Path(__file__).parent
@@ -69,22 +72,37 @@ def near(state: Tensor, tasks: Tensor) -> Tensor:
     return -SNAKE.distance(state, tasks) / FAR
 
 
+@dataclass(frozen=True)
+class Nearing(Wrapped):
+    """A maze in which a step also earns how much nearer it came: nothing has to be found."""
+
+    environment: Maze
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        there, seen, reward, *ends = self.environment.step(state, action, tasks, generator)
+        nearer = self.environment.distance(state, tasks) - self.environment.distance(there, tasks)
+        return (there, seen, reward + nearer / BLOCK, *ends)  # type: ignore[return-value]
+
+
 def blocks(observation: Tensor) -> Tensor:
-    """One-hot cells to their blocks, spread evenly over the block's cells; length 1 as before."""
+    """One-hot cells to the mean of their block's cells."""
     grid = observation.unflatten(1, (SIDE // BLOCK, BLOCK, SIDE // BLOCK, BLOCK))
-    return (grid.sum((2, 4), keepdim=True) / BLOCK).expand_as(grid).flatten(1)
+    return grid.mean((2, 4), keepdim=True).expand_as(grid).flatten(1)
 
 
-# world, its wheel, reward that is enough, how much help is taken away at once, training steps, trials of a step
+# world, its wheel, reward that is enough, what is taken away at once, episodes judged, training steps, their trials
 Wheel = Callable[[], Environment]
-SETTINGS: dict[str, tuple[Any, Wheel, float, float, int, int]] = {
-    "head start": (SNAKE, lambda: HeadStart(SNAKE, SNAKE.oracle, FAR - 1), 0.8, 0.05, 70, 16),
-    "breadcrumbs": (SNAKE, lambda: Breadcrumbs(SNAKE, near, DISCOUNT), 0.8, 0.1, 70, 16),
-    "coarser time": (SNAKE, lambda: CoarserTime(SNAKE, 8), 0.8, 0.1, 70, 16),
-    "shown more": (SIGN, lambda: ShownMore(SIGN, SIGN.shown), 0.8, 0.1, 70, 32),
-    "coarser states": (GRID, lambda: CoarserStates(GRID, blocks), 0.6, 0.1, 80, 2),
+SETTINGS: dict[str, tuple[Any, Wheel, float, float, int, int, int]] = {
+    "head start": (SNAKE, lambda: HeadStart(SNAKE, SNAKE.oracle, FAR - 1), 0.8, 0.05, 32, 70, 16),
+    "breadcrumbs": (SNAKE, lambda: Breadcrumbs(SNAKE, near, DISCOUNT), 0.8, 0.1, 32, 70, 16),
+    "coarser time": (SNAKE, lambda: CoarserTime(SNAKE, 8), 0.8, 0.1, 32, 70, 16),
+    "shown more": (SIGN, lambda: ShownMore(SIGN, SIGN.shown), 0.8, 0.1, 32, 70, 32),
+    "coarser states": (GRID, lambda: CoarserStates(Nearing(GRID), blocks), 2.5, 0.1, 2, 30, 2),
 }
 PLAIN = {"snake": ("head start", 3), "t-maze": ("shown more", 1), "grid": ("coarser states", 1)}
+FAILS = {"snake": 0.1, "t-maze": 0.1, "grid": 0.5}
 NOTE = 5
 
 
@@ -93,19 +111,20 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
     notes = RUNS / f"{name.replace(' ', '-')}-{kind}-{seed}.json"
     if notes.is_file():
         return dict(json.loads(notes.read_text()))
-    world, wheel, enough, delta, steps, tasks = SETTINGS[PLAIN[name][0] if kind == "plain" else name]
-    environment, fading = world, None
+    world, wheel, enough, delta, needed, steps, tasks = SETTINGS[PLAIN[name][0] if kind == "plain" else name]
+    environment, fading = Nearing(GRID) if world is GRID else world, None
     if kind == "plain":
         steps *= PLAIN[name][1]
     else:
         outer = wheel()
         # what never suffices never fades
-        fading = Fading(outer, enough=enough if kind == "faded" else float("inf"), delta=delta, needed=32)
+        fading = Fading(outer, enough=enough if kind == "faded" else float("inf"), delta=delta, needed=needed)
         environment = Taught(outer, fading)
     if world is SIGN:
         method: PPO | RL2 = RL2(world.problem, width=32, discount=DISCOUNT, gae=0.95, generator=generator(seed))
     else:
-        method = PPO(world.problem, discount=DISCOUNT, entropy_weight=0.01, generator=generator(seed))
+        discount = 0.9 if world is GRID else DISCOUNT
+        method = PPO(world.problem, discount=discount, entropy_weight=0.01, generator=generator(seed))
     test, begin, curve = world.sample(TEST, generator(1)), time.perf_counter(), []
 
     def score() -> float:
@@ -217,7 +236,7 @@ def main() -> None:
     scores = lambda *key: [run["score"] for run in runs[key]]  # noqa: E731
     for name, (_, more) in PLAIN.items():
         words = f"{name}: plain learner" + (f", {more} times the decisions" if more > 1 else "")
-        claim(words, scores(name, "plain"), 0.1, "lower", "computed: it fails", minutes((name, "plain")))
+        claim(words, scores(name, "plain"), FAILS[name], "lower", "computed: it fails", minutes((name, "plain")))
     for name, (world, *_) in SETTINGS.items():
         where = worlds[world]
         words = f"{where}: {name}, faded out"
@@ -246,7 +265,7 @@ def draw(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     snake = ("head start", "breadcrumbs", "coarser time")
     of = {"snake": snake, "t-maze": ("shown more",), "grid": ("coarser states",)}
     for (top, bottom), (world, names) in zip(columns.T, of.items(), strict=True):
-        longest = SETTINGS[names[0]][4]
+        longest = SETTINGS[names[0]][5]
         lines = [(name, "faded", colour) for name, colour in zip(names, colours, strict=False)]
         for name, kind, colour in [*lines, (world, "plain", "0.4")]:
             curves = [[point for point in run["curve"] if point[0] <= longest] for run in runs[name, kind]]

@@ -185,7 +185,7 @@ def test_the_t_maze_pays_for_the_side_of_the_sign() -> None:
     left = Rule(lambda seen, _: (seen[:, 2] > 0).long())
     trials = collect(world, left, tasks, generator(0))
     assert first_returns(trials).tolist() == [1.0, -1.0, 1.0, -1.0]
-    assert trials.done[:, :5].tolist() == [[0.0] * 4 + [1.0]] * 4 and torch.equal(trials.done, trials.terminated)
+    assert trials.done[:, :5].tolist() == [[0.0] * 4 + [1.0]] * 4 and torch.equal(trials.done, trials.ends()[0])
     assert trials.observation[:, 0].tolist() == [[s, 1.0, 0.0] for s in (-1.0, 1.0, -1.0, 1.0)]
     assert bool((trials.observation[:, 1:5, 0] == 0).all()) and trials.observation[0, 4].tolist() == [0.0, 0.0, 1.0]
     stays = collect(world, Rule(lambda seen, _: torch.ones(len(seen), dtype=torch.long)), tasks, generator(0))
