@@ -206,12 +206,12 @@ def exact() -> list[Row]:
 def main() -> None:
     """Train, test, record, draw."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("only", nargs="*", help="exact, or wheels and worlds to train now; nothing is recorded")
+    parser.add_argument("only", nargs="*", help="exact, or the wheels and worlds to train; others wait")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.only == ["exact"]:
-        exact()
+        record(FOLDER, exact())
         return
     wanted = [(name, "faded") for name in SETTINGS] + [(name, "kept") for name in KEPT]
     wanted += [(name, "plain") for name in PLAIN]
