@@ -212,6 +212,22 @@ def test_help_fades_where_it_is_mastered_and_never_comes_back() -> None:
     assert torch.equal(again.sample(4, generator(3)), fading.sample(4, generator(3)))
 
 
+def test_what_is_enough_may_hang_on_the_help() -> None:
+    fading, chance = Fading(CoarserTime(CORRIDOR, 3), enough=lambda help: 1 + help, delta=0.5, needed=4), generator(0)
+    found = []
+    for reward in (1.9, 2.0, 1.4, 1.5):
+        fading.met(fading.sample(4, chance), torch.full((4,), reward), torch.zeros(4, 14), chance)
+        found.append(float(fading.help))
+    assert found == [1.0, 0.5, 0.5, 0.0]
+
+
+def test_standing_still_earns_what_the_docstring_says() -> None:
+    wheel = Breadcrumbs(CORRIDOR, near, 0.9)
+    tasks = helped(CORRIDOR.sample(1, generator(0)), 0.5)
+    still = collect(wheel, Rule(lambda seen, _: torch.zeros(len(seen), dtype=torch.long)), tasks, generator(1))
+    torch.testing.assert_close(still.reward, torch.full((1, 20), (1 - 0.9) * 0.5 * 6))
+
+
 def test_only_episodes_with_the_least_help_are_judged() -> None:
     fading = Fading(CoarserTime(CORRIDOR, 3), enough=0.5, delta=0.5, needed=20, back=0.5)
     fading.help.fill_(0.5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,13 +18,14 @@ class Fading(Curriculum):
     they are forgotten:
 
     .. math::
-        \bar R \ge enough: \; h \leftarrow \max(h - \Delta, 0)
+        \bar R \ge enough(h): \; h \leftarrow \max(h - \Delta, 0)
 
-    Help never comes back. Of an episode with breadcrumbs the total reward holds those too.
+    Help never comes back. The total is not discounted, and of an episode with breadcrumbs it holds those too: with a
+    potential below 0, standing still earns :math:`-(1 - \gamma) h \Phi` a step. There, let what is enough grow with h.
 
     Args:
         environment: the outermost of the wheels.
-        enough: mean total reward of an episode at which help is mastered.
+        enough: mean total reward of an episode at which help is mastered, or a function of the help that gives it.
         delta: how much is taken away at once.
         needed: episodes that are judged together.
         wheels: how many wheels are around each other; all fade together.
@@ -43,7 +46,7 @@ class Fading(Curriculum):
         self,
         environment: Environment,
         *,
-        enough: float,
+        enough: float | Callable[[float], float],
         delta: float = 0.1,
         needed: int = 64,
         wheels: int = 1,
@@ -76,7 +79,8 @@ class Fading(Curriculum):
         self.total += (returns * now).sum()
         self.episodes += now.sum()
         if bool(self.episodes >= self.needed):
-            if bool(self.total / self.episodes >= self.enough):
+            enough = self.enough(float(self.help)) if callable(self.enough) else self.enough
+            if bool(self.total / self.episodes >= enough):
                 self.help = (self.help - self.delta).clamp_min(0.0)
                 self.help = self.help.where(self.help > 1e-6, 0.0)  # tenths do not add up to 1 exactly
             self.total, self.episodes = torch.zeros_like(self.total), torch.zeros_like(self.episodes)
