@@ -50,7 +50,7 @@ WORLD = PointMaze(open_grid(ROOM, ROOM), start=None, length=LENGTH, within=0.4)
 DOTS = Dots(room=ROOM)
 SEEN = Pictured(WORLD, DOTS, DOTS.side**2)
 # training steps with frozen features at 3e-3, then steps in which all is trained at 1e-3
-KINDS = {"frozen": (200, 0), "frozen, then fine-tuned": (30, 170), "fine-tuned": (0, 200), "pixels": (0, 200)}
+KINDS = {"frozen": (120, 0), "frozen, then fine-tuned": (30, 90), "fine-tuned": (0, 120), "pixels": (0, 120)}
 RUNS, FOLDER = Path("runs/perception-transfer"), Path(__file__).parent
 COMMAND = "python recipes/perception-transfer/recipe.py"
 
