@@ -116,9 +116,14 @@ FAILS = {"snake": 0.1, "t-maze": 0.1, "grid": 0.5}
 NOTE = 5
 
 
+def where_kept(name: str, kind: str, seed: int) -> Path:
+    """The notes of a run."""
+    return RUNS / f"{name.replace(' ', '-')}-{kind}-{seed}.json"
+
+
 def train(name: str, kind: str, seed: int) -> dict[str, Any]:
     """One run: its score without help, its curve, its minutes. ``kind``: faded or plain."""
-    notes = RUNS / f"{name.replace(' ', '-')}-{kind}-{seed}.json"
+    notes = where_kept(name, kind, seed)
     if notes.is_file():
         return dict(json.loads(notes.read_text()))
     world, wheel, enough, delta, needed, steps, tasks = SETTINGS[PLAIN[name] if kind == "plain" else name]
@@ -213,13 +218,16 @@ def main() -> None:
     """Train, test, record, draw."""
     parser = argparse.ArgumentParser()
     parser.add_argument("only", nargs="*", help="exact, or the wheels and worlds to train; others wait")
+    parser.add_argument("--finished", action="store_true", help="train nothing, record what is finished")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.only == ["exact"]:
         record(FOLDER, exact())
         return
-    wanted = [(name, "faded") for name in SETTINGS] + [(name, "plain") for name in PLAIN]
+    every = wanted = [(name, "faded") for name in SETTINGS] + [(name, "plain") for name in PLAIN]
+    if options.finished:
+        wanted = [key for key in every if all(where_kept(*key, seed).is_file() for seed in range(options.seeds))]
     if options.only:
         wanted = [(name, kind) for name, kind in wanted if name in options.only]
     runs = {key: [train(*key, seed) for seed in range(options.seeds)] for key in wanted}
@@ -240,23 +248,28 @@ def main() -> None:
 
     minutes = lambda *keys: sum(run["minutes"] for key in keys for run in runs[key])  # noqa: E731
     scores = lambda *key: [run["score"] for run in runs[key]]  # noqa: E731
-    for name in PLAIN:
+    for name in [name for name in PLAIN if (name, "plain") in runs]:
         claim(
             f"{name}: plain learner", scores(name, "plain"), FAILS[name], "lower", "computed: it fails",
             minutes((name, "plain")),
         )  # fmt: skip
     for name, (world, *_) in SETTINGS.items():
         where = worlds[world]
+        if (name, "faded") not in runs:
+            continue
         words = f"{where}: {name}, faded out"
         claim(words, scores(name, "faded"), 0.9, "higher", "plan of this project", minutes((name, "faded")))
+        if (where, "plain") not in runs:
+            continue
         gain = [a - b for a, b in zip(scores(name, "faded"), scores(where, "plain"), strict=True)]
         claim(
             f"{words}, minus plain learner", gain, 0.0, "higher", "computed: better",
             minutes((name, "faded"), (where, "plain")),
         )  # fmt: skip
-    with rc_context({"svg.hashsalt": "training-wheels", "svg.fonttype": "none"}):
-        draw(runs).savefig(FOLDER / "figure.svg", metadata={"Date": None})
     record(FOLDER, rows)
+    if len(runs) == len(every):
+        with rc_context({"svg.hashsalt": "training-wheels", "svg.fonttype": "none"}):
+            draw(runs).savefig(FOLDER / "figure.svg", metadata={"Date": None})
 
 
 def draw(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
