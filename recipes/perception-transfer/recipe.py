@@ -15,8 +15,9 @@ of training look at; it ends at an error of about 0.4. Then PPO learns to act th
 All nets are equally large. The first score is how many steps of the world it took until 80 % of 200 goals were reached
 (looked at after every 5 steps of training; a run that never gets there counts as its whole budget, which favours it).
 Rates were chosen among 3e-3, 1e-3 and 3e-4 on seed 0, each for its own kind: 3e-3 where features are frozen, else 1e-3.
-Fine-tuning from the first step loses most of what was learned: the gradient of a policy that knows nothing yet has
-large noise, and it goes into the features. Runs that are finished are kept in ``runs/perception-transfer``.
+There, fine-tuning from the first step came to little more than pixels: most of what was learned first was lost, perhaps
+as the first gradients are those of a policy that knows nothing yet (not tested further). Finished runs are kept in
+``runs/perception-transfer``.
 """
 
 from __future__ import annotations
