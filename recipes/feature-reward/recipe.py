@@ -14,8 +14,9 @@ one, in
 
 PPO sees where the point is and which demonstration is meant, so pictures serve the reward only. Episodes take 25 steps
 from anywhere in the room. Reached means that the mode of the policy is within 0.5 of the demonstration's end at the end
-of an episode; chance is there in 5 % (a disc of that size). The features' own error of about 0.2 in reading a picture
-is part of it.
+of an episode; chance is there in 5 % (a disc of that size). The target of .9 was missed with 3 seeds (.77): ends are off
+by 0.34 in the mean. By the true distance the same learner reaches all, so it is the features that are off: 8 numbers
+hold more of the bright thing than the pose read off them does.
 
 Why pixels fail: the bright thing has most of the light, so a picture comes nearer to the demonstration's when the dot
 lies where that thing lay than when it lies where the dot lay (in closed form, the overlap of two Gaussian spots: .56
@@ -131,7 +132,7 @@ def main() -> None:
     rows: list[Row] = []
 
     def claim(what: str, values: list[float], target: float, better: str, source: str, *kinds: str) -> None:
-        over = between_seeds(values, DEMONSTRATIONS * EACH, -1.0, 1.0)
+        over = between_seeds(values, DEMONSTRATIONS * EACH, -1.0 if "minus" in what else 0.0, 1.0)
         print(f"{what}: {over} of {[round(x, 3) for x in values]}")
         rows.append(
             Row(
