@@ -2,6 +2,7 @@
 
 from quickstudy.curricula.adaptive_ranges import AdaptiveRanges
 from quickstudy.curricula.alp_gmm import AlpGmm
+from quickstudy.curricula.fading import Fading
 from quickstudy.curricula.goal_gan import GoalGAN
 from quickstudy.curricula.latent import LatentGoals
 from quickstudy.curricula.skew_fit import Counted, Imagined, SkewFit, skewed
@@ -13,6 +14,7 @@ __all__ = [
     "Anywhere",
     "Counted",
     "Curriculum",
+    "Fading",
     "GoalGAN",
     "Imagined",
     "LatentGoals",
