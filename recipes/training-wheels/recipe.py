@@ -9,8 +9,9 @@ oracle goes the first steps), breadcrumbs (minus the distance as a potential), c
 8 times, so a decision takes as many steps of the world).
 
 The total reward that ``Fading`` hears is not discounted, and with a potential below 0 standing still earns
-(1 - gamma) of it a step, 2 h in all. What is enough has to lie above that: .8 + 1.3 h. With .8 + .8 h, tried first,
-one seed of 5 lost its help before the point had ever arrived (.80 [.24, 1] of 5 seeds), and so with .8 at any help.
+(1 - gamma) of it a step, 2 h in all. What is enough has to lie above that: .8 + 1.3 h. With .8 + .8 h, tried first, one
+seed of 5 lost its help before the point had ever arrived. Now one other seed of 5 keeps all its help and stands still:
+shaping changes no optimum, but PPO may stop short of it.
 
 T-maze: a sign says where to turn after a corridor of 30 steps. RL2 (a GRU) has to remember it. The wheel shows the sign
 again at each step of the way with a probability, but not at the junction. Where it showed there too, tried first, a
