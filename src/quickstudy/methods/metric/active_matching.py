@@ -128,7 +128,6 @@ class ActiveMatching(Method):
         with torch.no_grad():
             self.sharpen.weight.mul_(0.1)
             self.sharpen.bias.fill_(math.log(10.0))
-            self.score.weight.mul_(0.1)  # a first policy close to uniform: its sign is for rewards to find
         self.register_buffer("draws", torch.randint(2**40, (), generator=generator))
 
     @classmethod
