@@ -12,8 +12,8 @@ Ways to choose, each for the same predictor (the slow one of the trained method)
 learned policy; chance; the drawing whose most similar labelled drawing is the least similar (min-max-cos in the paper),
 from a first one at random; and one label of each character, which nobody can ask for who does not know the labels. The
 same choices are also judged by class means in the embedding. Two seeds come to what the heuristic does, or beyond it;
-one stays where REINFORCE soon left off. Tried on it: a rate of 3e-3 (worse), a first policy close to uniform (.80 of the
-validation queries for .76, while another seed lost .04). The paper's cold start of recommendations on MovieLens is
+one stays where REINFORCE soon left off. Tried on it: a rate of 3e-3 (worse), a first policy close to uniform (.80 of
+the validation queries for .76, while another seed lost .04). The paper's cold start of recommendations on MovieLens is
 left out. A finished run is a file in ``runs/active-matching``; a stopped recipe goes on where it was.
 """
 
