@@ -47,8 +47,20 @@ def _flat(tasks: Tensor) -> None:
         )
 
 
+class Wheel(Wrapped):
+    """An environment whose tasks have their help behind them."""
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """N tasks without help."""
+        return helped(self.environment.sample(n, generator), 0.0)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As it was."""
+        return self.environment.reset(apart(tasks)[0], generator)
+
+
 @dataclass(frozen=True)
-class HeadStart(Wrapped):
+class HeadStart(Wheel):
     """A shorter task: a guide goes the first steps, and the learner takes over where it stands.
 
     Near the goal even chance succeeds; from there the start moves back as help fades (a curriculum in reverse). The
@@ -76,10 +88,6 @@ class HeadStart(Wrapped):
     def __post_init__(self) -> None:
         _at_least("steps of the guide", self.steps, 1)
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N tasks without help."""
-        return helped(self.environment.sample(n, generator), 0.0)
-
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Where the guide got to."""
         tasks, help = apart(tasks)
@@ -105,7 +113,7 @@ class HeadStart(Wrapped):
 
 
 @dataclass(frozen=True)
-class Breadcrumbs(Wrapped):
+class Breadcrumbs(Wheel):
     r"""Potential-based shaping: a step also earns the rise of a potential, times the help h.
 
     .. math::
@@ -136,14 +144,6 @@ class Breadcrumbs(Wrapped):
         if not 0 <= self.discount <= 1:
             raise InputError(f"Expected a discount from 0 to 1. Found {self.discount}. Give the learner's own.")
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N tasks without help."""
-        return helped(self.environment.sample(n, generator), 0.0)
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As it was."""
-        return self.environment.reset(apart(tasks)[0], generator)
-
     def step(
         self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -156,7 +156,7 @@ class Breadcrumbs(Wrapped):
 
 
 @dataclass(frozen=True)
-class CoarserStates(Wrapped):
+class CoarserStates(Wheel):
     """What is seen is blurred: a mixture, by the help, of what is there and of a coarser view of it.
 
     At full help places that share the coarser view are one place to the learner: fewer things to learn, each from more
@@ -170,10 +170,6 @@ class CoarserStates(Wrapped):
 
     environment: Environment
     coarse: Callable[[Tensor], Tensor]
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N tasks without help."""
-        return helped(self.environment.sample(n, generator), 0.0)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """State as it was; what is seen, blurred."""
@@ -196,7 +192,7 @@ class CoarserStates(Wrapped):
 
 
 @dataclass(frozen=True)
-class CoarserTime(Wrapped):
+class CoarserTime(Wheel):
     """An action is repeated, up to ``most`` times at full help, and the rewards of the steps are added up.
 
     What tries at random comes n steps far where it would come sqrt(n), and has fewer decisions to make. The discount
@@ -216,14 +212,6 @@ class CoarserTime(Wrapped):
 
     def __post_init__(self) -> None:
         _at_least("steps of a decision", self.most, 2)
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N tasks without help."""
-        return helped(self.environment.sample(n, generator), 0.0)
-
-    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """As it was."""
-        return self.environment.reset(apart(tasks)[0], generator)
 
     def step(
         self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
@@ -248,7 +236,7 @@ class CoarserTime(Wrapped):
 
 
 @dataclass(frozen=True)
-class ShownMore(Wrapped):
+class ShownMore(Wheel):
     """What is hidden is shown with a probability that is the help, step by step.
 
     At full help nothing needs to be remembered. As help fades, the last time that it was shown lies farther and farther
@@ -261,10 +249,6 @@ class ShownMore(Wrapped):
 
     environment: Environment
     shown: Callable[[Tensor, Tensor], Tensor]
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """N tasks without help."""
-        return helped(self.environment.sample(n, generator), 0.0)
 
     def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """State as it was; perhaps all is seen."""
