@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
-from quickstudy.methods.rl._returns import Value, advantages, value_error
+from quickstudy.methods.rl._returns import Value, advantages, reach, value_error
 
 
 class RL2(Explorer):
@@ -110,6 +110,8 @@ class RL2(Explorer):
             weight, bias = head.parameters()
             nn.init.orthogonal_(weight, generator=generator)
             nn.init.zeros_(bias)
+        with torch.no_grad():  # first values are no larger than a reward, whatever they are learned in units of
+            next(self.value_head.parameters()).div_(reach(self.discount))
 
     def explorer(self) -> RecurrentPolicy:
         """The net itself: it explores as it has learned to."""
