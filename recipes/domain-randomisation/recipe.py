@@ -50,7 +50,7 @@ TASKS, TEST, FAR = 32, 400, math.log(8)
 NEAR = math.log(2)
 RUNS, FOLDER = Path("runs/domain-randomisation"), Path(__file__).parent
 COMMAND = "python recipes/domain-randomisation/recipe.py"
-STEPS = {"PPO": 100, "RL2": 60}
+STEPS = {"PPO": 100, "RL2": 100}
 KINDS = {"PPO": ("one physics", "fixed", "wide", "adaptive"), "RL2": ("fixed", "adaptive")}
 
 
