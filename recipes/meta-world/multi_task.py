@@ -11,7 +11,7 @@ a million remembered. Departs from it: rewards are a tenth, the step size is lar
 episodes of training are shorter, and there are several arms a task, with several updates a step of all. Theirs is one
 update for each step of ten arms and reaches about .75 on MT10 after 20 million steps, six hours on an A100.
 
-So far (figure): nine minutes of an H200 beside nine other runs, where a step of the loop took 60 ms; 22 ms had been seen
+So far (figure): nine minutes of an H200 beside nine other runs, where a step of the loop took 60 ms; it had been 22 ms
 with five beside. MT3-easy took 144,000 of its 450,000 steps and was still rising; MT10 80,000 of 600,000.
 
 Every so often all are judged on some of their goals, 500 steps each, success at any step (which the benchmark counts)
