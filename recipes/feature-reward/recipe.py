@@ -37,7 +37,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from quickstudy.combine import mean
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO
@@ -48,8 +47,7 @@ from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.pictures import Dots, FeatureReward
 from quickstudy.tasks.point import PointMaze
-from quickstudy.training import collect, fit_rl
-from quickstudy.training._loop import Descent
+from quickstudy.training import collect, fit_poses, fit_rl
 from quickstudy.training.fit_rl import first_ends
 
 ROOM, LENGTH, DEMONSTRATIONS, EACH, WITHIN = 4, 25, 12, 20, 0.5
@@ -71,11 +69,7 @@ def pose_net(seed: int, steps: int = 5000) -> PoseNet:
     """An encoder that learned poses."""
     eyes, chance = PoseNet(DOTS.side**2, 2, generator=generator(seed)), generator(1000 + seed)
     place = uniform(0, ROOM, (LABELLED, 2), chance)
-    picture = DOTS(place, chance)
-    descent = Descent(eyes, steps=steps, lr=1e-3, weight_decay=0.0, generator=chance, checkpoint=None)
-    for step in range(steps):
-        some = torch.randint(LABELLED, (128,), generator=chance)
-        descent.step(step, eyes.losses(picture[some], place[some]), mean)
+    fit_poses(eyes, DOTS(place, chance), place, steps=steps, generator=chance)
     return eyes.eval()
 
 

@@ -33,7 +33,6 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from quickstudy.combine import mean
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import between_seeds
 from quickstudy.methods import PPO
@@ -43,8 +42,7 @@ from quickstudy.tasks.acting import uniform
 from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.pictures import Dots, Pictured
 from quickstudy.tasks.point import PointMaze
-from quickstudy.training import collect, fit_rl
-from quickstudy.training._loop import Descent
+from quickstudy.training import collect, fit_poses, fit_rl
 
 ROOM, LENGTH, TASKS, LABELLED, TEST, ENOUGH, NOTE = 4, 30, 32, 4000, 200, 0.8, 5
 WORLD = PointMaze(open_grid(ROOM, ROOM), start=None, length=LENGTH, within=0.4)
@@ -64,11 +62,7 @@ def pose_net(seed: int, steps: int = 2000) -> tuple[PoseNet, float]:
     """An encoder that learned poses, and its error on new pictures."""
     eyes, chance = PoseNet(DOTS.side**2, 2, generator=generator(seed)), generator(1000 + seed)
     place = uniform(0, ROOM, (LABELLED, 2), chance)
-    picture = DOTS(place, chance)
-    descent = Descent(eyes, steps=steps, lr=1e-3, weight_decay=0.0, generator=chance, checkpoint=None)
-    for step in range(steps):
-        some = torch.randint(LABELLED, (128,), generator=chance)
-        descent.step(step, eyes.losses(picture[some], place[some]), mean)
+    fit_poses(eyes, DOTS(place, chance), place, steps=steps, generator=chance)
     new = uniform(0, ROOM, (2000, 2), chance)
     with torch.no_grad():
         return eyes, float(eyes.losses(DOTS(new, chance), new).mean().sqrt())

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from quickstudy.combine import mean
 from quickstudy.core import InputError
 from quickstudy.methods import PPO
 from quickstudy.methods.rl.perception import PoseNet, give_eyes
@@ -18,8 +17,7 @@ from quickstudy.tasks.grids import open_grid
 from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.pictures import Dots, FeatureReward, Pictured
 from quickstudy.tasks.point import PointMaze
-from quickstudy.training import collect, fit_rl
-from quickstudy.training._loop import Descent
+from quickstudy.training import collect, fit_poses, fit_rl
 
 WORLD = PointMaze(open_grid(4, 4), start=None, within=1e-6, length=6)
 DOTS, ALONE = Dots(), Dots(other=(0.0, 1.0))
@@ -72,11 +70,7 @@ def test_an_encoder_learns_poses_and_its_features_forget_the_rest() -> None:
     """Where only the bright thing moves, pixels change nearly as much as where all does; features half as much."""
     eyes, chance = PoseNet(256, 2, features=4, width=64, generator=generator(0)), generator(1)
     place = uniform(0, 4, (20_000, 2), chance)
-    picture = DOTS(place, chance)
-    descent = Descent(eyes, steps=1000, lr=2e-3, weight_decay=0.0, generator=chance, checkpoint=None)
-    for step in range(1000):
-        some = torch.randint(20_000, (128,), generator=chance)
-        descent.step(step, eyes.losses(picture[some], place[some]), mean)
+    fit_poses(eyes, DOTS(place, chance), place, steps=1000, lr=2e-3, generator=chance)
     new = uniform(0, 4, (1000, 2), chance)
     with torch.no_grad():
         error = float(eyes.losses(DOTS(new, chance), new).mean().sqrt())

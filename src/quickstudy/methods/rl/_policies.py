@@ -295,7 +295,7 @@ def draw(distribution: Distribution, generator: torch.Generator) -> Tensor:
     if isinstance(distribution, SquashedNormal):
         loc = distribution.loc
         noise = torch.randn(loc.shape, generator=generator, device=generator.device)
-        return distribution.at(sent(noise, loc).to(loc))[0]
+        return (loc + distribution.scale * sent(noise, loc).to(loc)).tanh()
     mean = distribution.mean
     noise = sent(torch.randn(mean.shape, generator=generator, device=generator.device), mean).to(mean)
     return mean + distribution.stddev * noise

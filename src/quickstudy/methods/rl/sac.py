@@ -16,13 +16,13 @@ from quickstudy.methods.rl._policies import (
     Sharing,
     SquashedNormal,
     check_actions,
+    draw,
     drawn_from,
     flat,
     net_for,
     of_task,
     which_task,
 )
-from quickstudy.tasks.acting import sent
 
 
 class SAC(Explorer):
@@ -112,10 +112,7 @@ class SAC(Explorer):
             return drawn_from(self.distribution)
 
         def choose(observation: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            over = self.distribution(observation)
-            assert isinstance(over, SquashedNormal)
-            noise = torch.randn(over.loc.shape, generator=generator, device=generator.device)
-            action = (over.loc + over.scale * sent(noise, over.loc).to(over.loc)).tanh()
+            action = draw(self.distribution(observation), generator)
             return action, torch.full_like(action[:, 0], torch.nan)
 
         return Memoryless(choose)
