@@ -476,16 +476,17 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
     )
     family = Augmented(family) if setup.augment else family
     method = setup.build(family.problem, torch.Generator().manual_seed(seed)).to(given.device)
-    clock = out.with_suffix(".seconds")  # of this run before it was stopped
+    clock = out.with_suffix(".seconds")  # of this run before it was stopped, and what it ran on
     clock.parent.mkdir(parents=True, exist_ok=True)
+    spent, _, on = clock.read_text().partition(" ") if clock.is_file() else ("0", "", "")
     now = time.process_time if given.device == "cpu" else time.perf_counter
-    begin = now() - (float(clock.read_text()) if clock.is_file() else 0.0)
+    begin = now() - float(spent)
     every = max(1, steps // 12)
 
     def report(done: int, steps: int) -> None:
         watch(f"{name} {number}", done, steps)
         if done % every == 0:  # with the checkpoint
-            clock.write_text(str(now() - begin))
+            clock.write_text(f"{now() - begin} {hardware()}")
 
     # queries of a class at test: 1 where batch statistics make them count (the papers' habit)
     queries = 1 if method.transductive else 15
@@ -504,7 +505,7 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
             setattr(method, key, value)
             chosen[str(value)] = float(task_scores(method, known).mean())
         setattr(method, key, int(max(chosen, key=lambda value: chosen[value])))
-    minutes = (now() - begin) / 60
+    minutes = float(spent) / 60 if given.as_is else (now() - begin) / 60
     scores = {}
     for ways, shots in setup.tests:
         test = episodes(data, "test", ways, shots, queries, 20 if given.smoke else 1000, 2)
@@ -512,7 +513,7 @@ def run(where: str, name: str, number: int, seed: int, data: SplitClasses, given
         print(f"{name} seed {seed} {ways}w{shots}s {100 * np.mean(scores[f'{ways}w{shots}s']):.2f}", flush=True)
     result = {
         "scores": scores, "minutes": minutes, "history": vars(history), "steps": until or steps, "chosen": chosen,
-        "hardware": hardware(),
+        "hardware": on if given.as_is and on else hardware(),
     }  # fmt: skip
     out = out.with_suffix(".stopped.json") if given.as_is else out
     print(f"  {minutes:.1f} minutes; validation", [f"{s:.4f}" for s in history.score], chosen)
