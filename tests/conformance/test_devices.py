@@ -95,7 +95,7 @@ def test_acting_remembering_and_learning_stay_on_the_device(
         for policy in (at_random(problem), method.explorer()):
             action, _, _ = policy.act(seen, policy.start(3), seed(0))
             past.add(seen, action, reward, ended, ended, seen)
-        replayed = drawn(past, 6, None, problem, seed(1))
+        (replayed,) = drawn(past, 1, 6, None, problem, seed(1))
         losses = method(replayed)
         torch.autograd.grad(losses.mean(), [p for p in method.parameters() if p.requires_grad], allow_unused=True)
     assert {part.device.type for part in (action, losses, *past.parts.values())} == {"meta"}

@@ -88,9 +88,8 @@ def captured(
     def program(now: list[Tensor], given: list[Tensor | None]) -> list[Tensor]:
         if [value.data_ptr() for value in now] != places:
             raise RunError(f"Expected the parameters of {whose} where they were at its first step. Found them moved.")
-        for own, value in zip(held, given, strict=True):
-            if own is not None and value is not None:
-                own.copy_(value)
+        pairs = [(own, value) for own, value in zip(held, given, strict=True) if own is not None and value is not None]
+        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
         graph.replay()
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from quickstudy.combine import mean
 from quickstudy.core import Environment, Explorer, Follows, InputError, OnlyForward, Problem, Replayed, Teaches
-from quickstudy.methods.rl._replay import Replay, with_noise
+from quickstudy.methods.rl._replay import Replay, noise, with_noise
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.tasks.acting import at_random, finite
 from quickstudy.tasks.worlds import bare
@@ -49,7 +50,8 @@ def fit_off_policy(
 
     The memory is where the observations are. On an accelerator a step of the loop looks at numbers there twice, to act
     and to see how it went: each look waits for all that came before. A robot's physics stays on the processor behind
-    :class:`quickstudy.tasks.acting.OnDevice`.
+    :class:`quickstudy.tasks.acting.OnDevice`; so there the loop learns between the two looks, from the steps before
+    this one, and the accelerator is busy while the robots move.
 
     Args:
         method: trained in place; its target nets move after every optimiser step.
@@ -71,7 +73,7 @@ def fit_off_policy(
         resume: go on from ``checkpoint`` if it exists.
         progress: called with (steps done, steps), after a checkpoint that is due; what it raises ends the run.
         compile: take optimiser steps by one program, see :class:`~quickstudy.training.compiled.CompiledLosses`. Their
-            losses are looked at once a step of the loop, so that one that is not finite is named one step late.
+            losses are looked at once a step of the loop, so that one that is not finite is named a step or two late.
 
     Returns:
         The history; its score is the mean total reward of the episodes that ended since the entry before (NaN where
@@ -108,7 +110,11 @@ def fit_off_policy(
             state, observation = environment.reset(task, generator)
             mind, total = method.explorer().start(tasks).to(mind), torch.zeros_like(total)
 
+    aside = torch.cuda.Stream() if observation.is_cuda else None  # where an accelerator learns while robots move
+
     def save(at: int) -> None:
+        if aside is not None:
+            torch.cuda.current_stream().wait_stream(aside)
         now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
         kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
         descent.save(kept | learned_of(environment), {"step": at, "history": vars(history)})
@@ -116,15 +122,35 @@ def fit_off_policy(
     method.train()
     program = CompiledLosses(method, combine) if compile else None
     nothing = torch.zeros((), device=observation.device)
-    lost = nothing  # a program's loss of the step before, not looked at yet
+    told, lost = 0.0, nothing  # a program's loss of the step before, looked at and not looked at yet
+
+    def learn(step: int) -> tuple[float, Tensor]:
+        """The optimiser steps of a step of the loop; gives their mean loss, as a number or not looked at yet."""
+        seen, unseen = 0.0, nothing
+        for turn, replayed in enumerate(drawn(past, updates, batch, relabel, problem, generator)):
+            number = (step - first) * updates + turn
+            if program is None:
+                seen += descent.step(number, method(replayed), combine) / updates
+            else:
+                unseen = unseen + program(replayed).mean() / updates
+                descent.step(number, torch.tensor([told]), None)
+            targets.follow()
+        return seen, unseen
+
     for step in range(start, steps):
-        policy = at_random(problem) if step < first else method.explorer()
-        with descent.acting(step, save), torch.no_grad():
+        policy, before = at_random(problem) if step < first else method.explorer(), generator.get_state()
+        with torch.no_grad():
             action, _, thought = policy.act(observation, mind, generator)
+        coming = (0.0, nothing)
+        if aside is not None and step >= first and past.size:
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                coming = learn(step)
+        with descent.acting(step, save, before), torch.no_grad():
             there, after, reward, terminated, truncated = environment.step(state, action, task, generator)
             done, seen, other = terminated | truncated, after, task
             sound, ended, told = _look(after, reward, done, lost)
-            loss, lost = loss + told, nothing
+            loss += told
             if not sound:
                 finite("The observation", after, step, task)
                 finite("The reward", reward, step, task)
@@ -133,23 +159,19 @@ def fit_off_policy(
                 fresh, begun = environment.reset(other, generator)
                 finite("The observation after a reset", begun, step, other)
                 there, seen = _where(done, fresh, there), _where(done, begun, after)
+        if aside is not None:
+            torch.cuda.current_stream().wait_stream(aside)
         past.add(observation, action, reward, terminated, truncated, after)
-        mind, total, before = policy.learn(thought, action, reward, done), total + reward, task
+        mind, total, former = policy.learn(thought, action, reward, done), total + reward, task
         state, observation, task = there, seen, other
         if ended:
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
             if isinstance(environment, Teaches):
-                environment.met(before[done], total[done], after[done], generator)
+                environment.met(former[done], total[done], after[done], generator)
             total, mind = total.where(~done, 0), _where(done, policy.start(tasks).to(mind), mind)
-        if step >= first:
-            for turn in range(updates):
-                number, replayed = (step - first) * updates + turn, drawn(past, batch, relabel, problem, generator)
-                if program is None:
-                    loss += descent.step(number, method(replayed), combine) / updates
-                else:
-                    lost = lost + program(replayed).mean() / updates
-                    descent.step(number, torch.tensor([told]), None)
-                targets.follow()
+        if aside is None and step >= first:
+            coming = learn(step)
+        loss, lost = loss + coming[0], coming[1]
         finished = step + 1
         if finished % every == 0 or finished == steps:
             learned = finished - max(since, first)
@@ -190,10 +212,24 @@ def follower(method: Explorer) -> Follows:
     return method
 
 
-def drawn(past: Replay, batch: int, relabel: Relabel | None, problem: Problem, generator: torch.Generator) -> Replayed:
-    """Steps to learn from, relabelled if asked for, with the chance that losses need. Shape: ``[batch, 1, ...]``."""
-    slot, row = past.draw(batch, generator)
-    steps = past.take(slot, row)
+def drawn(
+    past: Replay, times: int, batch: int, relabel: Relabel | None, problem: Problem, generator: torch.Generator
+) -> Iterator[Replayed]:
+    """Steps to learn from, several times, relabelled if asked for, with the chance that losses need.
+
+    Shape:
+        each ``[batch, 1, ...]``.
+    """
     if relabel is not None:
-        steps = relabel(past, slot, row, steps, generator)
-    return with_noise(steps, problem.kind, problem.n_outputs, generator)
+        for _ in range(times):
+            slot, row = past.draw(batch, generator)
+            steps = relabel(past, slot, row, past.take(slot, row), generator)
+            yield with_noise(steps, noise(batch, problem, generator))
+        return
+    # chance in the same order, but the memory is read once for all
+    lots, chance = zip(
+        *((past.lots(batch, generator), noise(batch, problem, generator)) for _ in range(times)), strict=True
+    )
+    every = with_noise(past.take(*past.places(torch.cat(lots))), torch.cat(chance))
+    for turn in range(times):
+        yield every.tasks(slice(turn * batch, (turn + 1) * batch))

@@ -70,7 +70,8 @@ def fit_offline(
     method.train()
     loss, since = 0.0, start
     for step in range(start, steps):
-        loss += descent.step(step, method(drawn(memory, batch, relabel, method.problem, generator)), combine)
+        (steps_drawn,) = drawn(memory, 1, batch, relabel, method.problem, generator)
+        loss += descent.step(step, method(steps_drawn), combine)
         targets.follow()
         done = step + 1
         if done % every == 0 or done == steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quickstudy.core import InputError, Kind, Replayed, Trajectory
+from quickstudy.core import InputError, Problem, Replayed, Trajectory
 from quickstudy.tasks.acting import sent
 
 PARTS = ("observation", "action", "reward", "terminated", "truncated", "after")
@@ -71,9 +71,17 @@ class Replay:
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """N steps, all alike likely, with replacement: their slots and their environments. Shape: both ``[n]``."""
+        return self.places(self.lots(n, generator))
+
+    def lots(self, n: int, generator: torch.Generator) -> Tensor:
+        """The numbers of n steps, all alike likely, with replacement, on the generator's device. Shape: ``[n]``."""
+        rows = self.parts["reward"].shape[1]
+        return torch.randint(self.size * rows, (n,), generator=generator, device=generator.device)
+
+    def places(self, lots: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots and environments of the steps with these numbers. Shape: ``[n]`` to twice ``[n]``."""
         reward = self.parts["reward"]
-        rows = reward.shape[1]
-        flat = sent(torch.randint(self.size * rows, (n,), generator=generator, device=generator.device), reward)
+        rows, flat = reward.shape[1], sent(lots, reward)
         return flat // rows, flat % rows
 
     def take(self, slot: Tensor, row: Tensor) -> Replayed:
@@ -109,10 +117,14 @@ class Replay:
         self.written = int(state["written"])
 
 
-def with_noise(steps: Replayed, kind: Kind, actions: int, generator: torch.Generator) -> Replayed:
-    """The steps, each with chance of its own where actions are continuous."""
-    if kind == "classification":
+def noise(n: int, problem: Problem, generator: torch.Generator) -> Tensor:
+    """What losses draw actions by, on the generator's device; none where they are discrete. Shape: ``[n, 1, 2, a]``."""
+    actions = 0 if problem.kind == "classification" else problem.n_outputs
+    return torch.randn((n, 1, 2, actions), generator=generator, device=generator.device)
+
+
+def with_noise(steps: Replayed, drawn: Tensor) -> Replayed:
+    """The steps, each with chance of its own if there is any."""
+    if not drawn.numel():
         return steps
-    shape = (*steps.reward.shape, 2, actions)
-    noise = sent(torch.randn(shape, generator=generator, device=generator.device), steps.reward).to(steps.reward)
-    return Replayed(**{**vars(steps), "noise": noise})
+    return Replayed(**{**vars(steps), "noise": sent(drawn, steps.reward).to(steps.reward)})
