@@ -34,6 +34,14 @@ def test_an_interval_over_tasks_holds_the_mean_in_about_95_of_100_studies() -> N
     assert 180 <= held <= 199  # binomial: 190 +- 3
 
 
+def test_successes_that_hardly_ever_fail_have_an_interval() -> None:
+    scores = np.ones((1, 150))
+    scores[0, :2] = 0  # an eighth of the resamples has no failure at all
+    found = estimate(scores, np.ones(150), np.random.default_rng(0))
+    assert found.low == pytest.approx(0.9868 - 1.96 * 0.0094, abs=0.005)
+    assert found.high == pytest.approx(0.9868 + 1.96 * 0.0094, abs=0.005)
+
+
 def test_simultaneous_intervals_hold_all_methods_at_once() -> None:
     rng = np.random.default_rng(1)
     held = 0

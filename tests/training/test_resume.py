@@ -16,7 +16,7 @@ import torch
 
 from quickstudy.core import Episodes, Method, TaskFamily
 from quickstudy.methods import MAML, MultiHead, Prototypical
-from quickstudy.nets import Conv4
+from quickstudy.nets import Bfloat16, Conv4
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
 from quickstudy.tasks.table import Scale, TableTasks
 from quickstudy.tasks.toy import Sinusoids, planted
@@ -32,6 +32,12 @@ def images() -> Setup:
     family = ClassEpisodes(classes, range(6), ways=3, shots=1, queries=3)
     method = Prototypical(family.problem, Conv4(1, 4))
     return method, family, family.sample(6, torch.Generator().manual_seed(1))
+
+
+def channels_last() -> Setup:
+    """Weights whose order in memory is not that of their indices."""
+    _, family, validation = images()
+    return Prototypical(family.problem, Bfloat16(Conv4(1, 4))), family, validation
 
 
 def tables() -> Setup:
@@ -52,7 +58,7 @@ def sinusoids() -> Setup:
     )
 
 
-SETUPS = {"images": images, "tables": tables, "sinusoids": sinusoids}
+SETUPS = {"images": images, "channels-last": channels_last, "tables": tables, "sinusoids": sinusoids}
 
 
 def run(setup: Setup, checkpoint: Path | None, progress: Callable[[int, int], None] | None = None) -> History:

@@ -88,12 +88,15 @@ def simultaneous(values: Array, weights: Array, rng: np.random.Generator) -> tup
     if n < FEWEST:
         return mean, np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
     largest = np.empty(RESAMPLES)
-    floor = 1e-3 * error.max() + 1e-12  # a resample of equal values has no spread to divide by
+    floor = 1e-3 * error.max() + 1e-12
+    # a resample of equal values, as of successes that hardly ever fail, has no spread to divide by: the spread that it
+    # would have if one task were different stands in
+    least = np.maximum(np.ptp(values, axis=1) * weights.max() / weights.sum(), floor)
     for start in range(0, RESAMPLES, 250):
         index = rng.integers(0, n, (250, n))
         drawn_mean, drawn_error = _mean_and_error(values[:, index], weights[index])
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(drawn_mean - mean[:, None]) / np.maximum(drawn_error, floor)
+            t = np.abs(drawn_mean - mean[:, None]) / np.where(drawn_error > floor, drawn_error, least[:, None])
         largest[start : start + 250] = t.max(0)
     q = np.quantile(largest, LEVEL)
     return mean, mean - q * error, mean + q * error

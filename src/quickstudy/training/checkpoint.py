@@ -110,3 +110,10 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            own = optimiser.state[parameter]
+            for key, value in own.items():
+                # fused optimisers read a parameter and its averages in one order of memory, whatever the strides say
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    own[key] = torch.empty_like(parameter).copy_(value)
