@@ -7,7 +7,7 @@
 Gymnasium's half-cheetah, episodes of 1000 steps. The physics runs on the processor, nets, memory and learning on the
 device, where a training step is captured as one graph. CleanRL's docs report 9,635 +- 1,424 after a million steps of
 one robot, with an update a step; here there are UPDATES updates of BATCH replayed steps for each step of ROBOTS robots,
-half as many updates of twice the size.
+a quarter as many updates of twice the size.
 
 Every EVERY steps of the loop the return of ten episodes that take the middle of what the policy might do goes to
 ``runs/half-cheetah/<robots>-<seed>.json``, with the steps and minutes so far. A run that was stopped, by the clock or
