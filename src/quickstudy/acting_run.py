@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from quickstudy.methods.rl._policies import best_of
 from quickstudy.methods.rl.relabel import Hindsight
 from quickstudy.reports.acting import write_acting_report
 from quickstudy.run import CHECKPOINT, MODEL, Config, check_finished, claim_folder, plain, stored
+from quickstudy.tasks.acting import OnDevice
 from quickstudy.tasks.worlds import is_world, world
 from quickstudy.training import fit_imitation, fit_off_policy, fit_rl
 from quickstudy.training.checkpoint import load_checkpoint, save_checkpoint, write_atomic, write_json
+from quickstudy.training.device import device_named
 
 METRIC = "total reward"
 POINTS, VALIDATION, TEST = 20, 50, 200  # of the learning curve, of each of its points, of a score
@@ -97,7 +100,12 @@ def policy_of(method: Explorer) -> Policy:
 
 
 def train(
-    config: Config, out: Path, *, resume: bool = False, progress: Callable[[int, int], None] | None = None
+    config: Config,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ActingRun, Estimate]:
     """Train one method in an environment, and write a run's folder with ``report.html``.
 
@@ -105,13 +113,16 @@ def train(
         config: what to train; ``data`` names the environment.
         out: the folder.
         resume: go on with a run that was stopped.
+        device: where nets, memory and learning are, such as ``"cuda"``; the environment computes on the processor, and
+            what is judged is a copy there. On CUDA a method that learns from a memory is trained by one program.
         progress: called with (steps done, steps).
 
     Returns:
         The run, and its total reward in validation tasks.
 
     Raises:
-        InputError: the folder holds something else, options that have no meaning here, or a method that cannot serve.
+        InputError: the folder holds something else, options that have no meaning here, a method that cannot serve, or
+            no such device.
         RunError: training went wrong, or the environment did; what was learned until then is saved.
     """
     for option in ("target", "task", "group", "question", "shots", "ways"):
@@ -120,19 +131,19 @@ def train(
                 f"Expected no --{option}: {config.data!r} is an environment to act in, which has no examples. Found "
                 f"--{option} {getattr(config, option)}. Leave it out."
             )
-    environment = world(config.data)
-    method = _build(config, environment)
+    where, environment = device_named(device), world(config.data)
+    method = _build(config, environment).to(where)
     claim_folder(out, config, resume)
     curve = _read_curve(out / "metrics.jsonl") if resume else {}
     if not (out / MODEL).is_file():
-        steps, each, loop = _loop(method, environment, config)
+        steps, each, loop = _loop(method, environment, config, where)
         every = max(1, steps // POINTS)
 
         def note(done: int, total: int) -> None:
             if done % every == 0 or done == total:
                 chance = torch.Generator().manual_seed(20_000 + config.seed)
                 tasks = environment.sample(VALIDATION, chance)
-                curve[done * each] = float(trial_scores(environment, policy_of(method), tasks, chance).mean())
+                curve[done * each] = float(trial_scores(environment, policy_of(near(method)), tasks, chance).mean())
                 lines = (json.dumps({"steps": at, METRIC: score}) + "\n" for at, score in sorted(curve.items()))
                 write_atomic(out / "metrics.jsonl", "".join(lines).encode())
             if progress is not None:
@@ -157,6 +168,12 @@ def train(
     return run, found
 
 
+def near(method: Explorer) -> Explorer:
+    """The method where the environment computes: itself, or a copy."""
+    away = any(tensor.device.type != "cpu" for tensor in method.state_dict().values())
+    return copy.deepcopy(method).cpu() if away else method
+
+
 def _build(config: Config, environment: Environment) -> Explorer:
     cls = find(config.method)
     if not issubclass(cls, Explorer):
@@ -174,9 +191,17 @@ def _build(config: Config, environment: Environment) -> Explorer:
     return method
 
 
-def _loop(method: Explorer, environment: Environment, config: Config) -> tuple[int, int, Callable[..., Any]]:
+def _loop(
+    method: Explorer, world: Environment, config: Config, where: torch.device
+) -> tuple[int, int, Callable[..., Any]]:
     """Steps, environment steps of each, and the loop that suits the method."""
+    environment = world if where.type == "cpu" else OnDevice(world, where)
     if isinstance(method, Imitates):
+        if where.type != "cpu":
+            raise InputError(
+                f"Expected no --device: {config.method!r} imitates an oracle, which is on the processor. Found "
+                f"{str(where)!r}. Leave it out."
+            )
         oracle = getattr(environment, "oracle", None)
         if oracle is None:
             raise InputError(
@@ -191,13 +216,13 @@ def _loop(method: Explorer, environment: Environment, config: Config) -> tuple[i
         return rounds, tasks * environment.horizon, imitate
     if isinstance(method, Follows):
         steps, tasks = config.steps or 5000, 4
-        goals = all(hasattr(environment, part) for part in ("goals", "relabel", "outcome"))
-        relabel: Any = Hindsight(environment) if goals and getattr(environment, "shows_goal", True) else None  # type: ignore[arg-type]
+        goals = all(hasattr(world, part) for part in ("goals", "relabel", "outcome"))
+        relabel: Any = Hindsight(world) if goals and getattr(world, "shows_goal", True) else None  # type: ignore[arg-type]
 
         def remember(**options: Any) -> object:
             return fit_off_policy(
                 method, environment, steps=steps, tasks=tasks, warmup=min(1000, 4 * steps // 10), relabel=relabel,
-                lr=method.lr, **options,
+                lr=method.lr, compile=where.type == "cuda", **options,
             )  # fmt: skip
 
         return steps, tasks, remember

@@ -141,7 +141,7 @@ def train(
         shots: labelled examples of a new task (default: the data's)
         ways: classes of a new task (default: the data's)
         set: a setting of the method, such as inner_lr=0.1; may be given again
-        device: where to train, such as cuda (default: cpu); methods that act train on the processor
+        device: where to train, such as cuda (default: cpu); what acts learns there, and acts on the processor
         resume: go on with a run that was stopped
     """
     out = _folder(out, data and method and f"{_stem(data)}-{method.rpartition(':')[2]}", resume)
@@ -169,14 +169,8 @@ def train(
         say = lambda done, total: watch(config.method, done, total)  # noqa: E731
         if acts:
             from quickstudy import acting_run
-            from quickstudy.core import InputError
 
-            if device != "cpu":
-                raise InputError(
-                    f"Expected no --device: {config.method} acts, and is trained on the processor. Found {device!r}. "
-                    "Leave it out; loops of one's own take any device, see docs/rl.md."
-                )
-            _, found = acting_run.train(config, out, resume=resume, progress=say)
+            _, found = acting_run.train(config, out, resume=resume, device=device, progress=say)
         else:
             _, found = run.train(config, out, resume=resume, device=device, progress=say)
     metric = run.read_json(out / "validation.json")["metric"]

@@ -13,14 +13,16 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from quickstudy.core import Explorer, Problem, TaskFamily
+from quickstudy.core import Explorer, Follows, Imitates, Improves, Problem, TaskFamily, Trajectory
 from quickstudy.methods import DDPG, DQN, SAC
 from quickstudy.methods.registry import all_methods, build
 from quickstudy.methods.rl._replay import Replay
+from quickstudy.methods.rl.relabel import Hindsight
 from quickstudy.tasks.acting import OnDevice, at_random
 from quickstudy.tasks.classes import ClassEpisodes, ClassSet
 from quickstudy.tasks.classic import Pendulum
 from quickstudy.tasks.toy import Sinusoids
+from quickstudy.tasks.worlds import WORLDS, world
 from quickstudy.training.compiled import _flat, _like
 from quickstudy.training.fit_off_policy import drawn
 
@@ -99,6 +101,51 @@ def test_acting_remembering_and_learning_stay_on_the_device(
         losses = method(replayed)
         torch.autograd.grad(losses.mean(), [p for p in method.parameters() if p.requires_grad], allow_unused=True)
     assert {part.device.type for part in (action, losses, *past.parts.values())} == {"meta"}
+    assert {part.device.type for part in vars(replayed).values() if part is not None} == {"meta"}
+    assert [found for found in mixed.found if not found.startswith("aten._to_copy")] == []
+
+
+TRIED = [
+    pytest.param(cls, problem, id=f"{name}-{problem.kind}")
+    for name, cls in all_methods().items()
+    if issubclass(cls, Explorer) and cls.trains and not issubclass(cls, (Follows, Imitates))
+    for problem in (DISCRETE, CONTINUOUS)
+    if problem.kind in getattr(cls, "acts", ())
+]
+
+
+@pytest.mark.parametrize("cls, problem", TRIED)
+def test_learning_from_trials_stays_on_the_device(cls: type[Explorer], problem: Problem) -> None:
+    """Acting may look at numbers: the processor's generator draws what is discrete."""
+    method = build(cls, problem, 0).to("meta")
+    assert isinstance(method, Explorer)
+    step, flat, seen = (torch.zeros(3, *shape, device="meta") for shape in ((), (5,), (5, 4)))
+    action = flat.long() if problem.kind == "classification" else torch.zeros(3, 5, 2, device="meta")
+    trials = Trajectory(seen, action, flat, flat, flat, flat, seen)
+    policy = method.explorer()
+    memory = policy.start(3).to("meta")
+    with Mixed() as mixed:
+        memory = policy.learn(memory, action[:, 0], step, step > 0)
+        if isinstance(method, Improves) and cls.name != "trpo":  # whose line search compares numbers
+            method.improve(trials)
+        losses = method(trials)
+        torch.autograd.grad(losses.mean(), [p for p in method.parameters() if p.requires_grad], allow_unused=True)
+    assert {part.device.type for part in (memory, losses)} == {"meta"}
+    assert mixed.found == []
+
+
+@pytest.mark.parametrize("name", [name for name in WORLDS if hasattr(world(name), "relabel")])
+def test_relabelling_stays_on_the_device(name: str) -> None:
+    environment = world(name)
+    seen, step, past = (
+        torch.zeros(3, *environment.problem.x_shape, device="meta"),
+        torch.zeros(3, device="meta"),
+        Replay(5),
+    )
+    with Mixed() as mixed:
+        action, _, _ = at_random(environment.problem).act(seen, step.unsqueeze(1), seed(0))
+        past.add(seen, action, step, step > 0, step > 0, seen)
+        (replayed,) = drawn(past, 1, 6, Hindsight(environment), environment.problem, seed(1))  # type: ignore[arg-type]
     assert {part.device.type for part in vars(replayed).values() if part is not None} == {"meta"}
     assert [found for found in mixed.found if not found.startswith("aten._to_copy")] == []
 

@@ -32,8 +32,8 @@ def collect(environment: Environment, policy: Policy, tasks: Tensor, generator: 
     Raises:
         RunError: the environment gave a number that is not finite (names the task and the step of the trial).
     """
-    memory = policy.start(len(tasks))
     state, observation = environment.reset(tasks, generator)
+    memory = policy.start(len(tasks)).to(observation.device)
     finite("The observation after a reset", observation, 0, tasks)
     steps = []
     for time in range(environment.horizon):
