@@ -32,7 +32,7 @@ from quickstudy.training.checkpoint import write_json
 HERE = Path(__file__).parent
 METHODS = (
     "maml", "fomaml", "reptile", "anil", "meta-sgd", "mamlpp", "context", "imaml", "lstm-optimizer", "proto-maml",
-    "leo", "r2d2", "lr-d2", "metaoptnet", "alpaca",
+    "data-conditioned", "leo", "r2d2", "lr-d2", "metaoptnet", "alpaca",
 )  # fmt: skip
 # their default step size diverges on sinusoids before any training
 FIVE_WAY = {"ways": 5, "shots": 1, "queries": 5}
