@@ -4,8 +4,8 @@ Plain MAML keeps the graph of all steps; with ``adjoint=True`` it keeps the weig
 gradient, with ``adjoint="compiled"`` by two programs that serve every number of steps; iMAML keeps where they end, and
 gives the gradient of the inner optimum. Time is that of forward and backward, the median of repetitions in turns.
 Memory is the peak of what the step allocates, summed from the allocator's own record, which the profiler keeps. Prints
-a table, writes claims to recipes/adjoint/result.json and adjoint.png here, of both problems: one that is not measured now
-is drawn as it was kept in runs/adjoint.
+a table, writes claims to recipes/adjoint/result.json and adjoint.png here, of both problems: one that is not measured
+now is drawn as it was kept in runs/adjoint.
 
 At one step there is nothing to save: the adjoint holds a Hessian's product where plain MAML holds one step's graph, and
 on the small net that is twice as much. It pays from 10 steps on, and more where activations outweigh weights (images).
