@@ -14,10 +14,10 @@ statistics of the query.
 A run that was stopped goes on from its checkpoint in ``runs/few-shot``, or is judged as it is (its row says how many of
 its steps it took); a finished one is read. ``--smoke`` takes a few steps in a folder of its own and records nothing.
 
-Looked into, on validation episodes: ``siamese`` trained for 9,000 steps at 1e-3 stays at .904 for 97.3 because that rate
-is small for its sigmoid units: a schedule of 1,800 steps comes to .66 with it and to .81 with 3e-3 (one seed), and of
-the time allowed it took an eighth. ``attentive-cnp`` was stopped early: at 6,000 steps (.885) it was still gaining, and
-not behind the CNP, which was given 14,000 (validation .900, the CNP's .888 at 5,830).
+Looked into, on validation episodes: ``siamese``, 9,000 steps at 1e-3, stays at .904 for 97.3, as that rate is small
+for its sigmoid units: a schedule of 1,800 steps comes to .66 with it and to .81 with 3e-3 (one seed), and of the time
+allowed it took an eighth. ``attentive-cnp`` was stopped early: at 6,000 steps (.885) it was still gaining, and not
+behind the CNP, which was given 14,000 (validation .900, the CNP's .888 at 5,830).
 """
 
 from __future__ import annotations
