@@ -43,7 +43,7 @@ METHODS = (
 )  # fmt: skip
 # their default step size diverges on sinusoids before any training
 FIVE_WAY = {"ways": 5, "shots": 1, "queries": 5}
-SMALL_RATE = ("maml", "fomaml", "meta-sgd", "mamlpp", "lstm-optimizer")
+SMALL_RATE = ("maml", "fomaml", "reptile", "meta-sgd", "mamlpp", "lstm-optimizer")
 TARGETS = {"small": 6.0, "compiled": 40.0, "images": 1.3, "card": 10.0}
 TASKS = {"small": 25, "compiled": 25, "images": 16, "card": 16}
 

@@ -14,9 +14,9 @@ one, in
 
 PPO sees where the point is and which demonstration is meant, so pictures serve the reward only. Episodes take 25 steps
 from anywhere in the room. Reached means that the mode of the policy is within 0.5 of the demonstration's end at the end
-of an episode; chance is there in 5 % (a disc of that size). The target of .9 was missed with 3 seeds (.77): ends are
-off by 0.34 in the mean. By the true distance the same learner reaches all, so it is the features that are off: 8
-numbers hold more of the bright thing than the pose read off them does.
+of an episode; chance is there in 5 % (a disc of that size). The target of .9 is missed (.68; ends are off by 0.34 in
+the mean), and so is that of staying within .1 of the true distance (-.32), by which the same learner reaches all. So it
+is the features that are off: 8 numbers hold more of the bright thing than the pose read off them does.
 
 Why pixels fail: the bright thing has most of the light, so a picture comes nearer to the demonstration's when the dot
 lies where that thing lay than when it lies where the dot lay (in closed form, the overlap of two Gaussian spots: .56

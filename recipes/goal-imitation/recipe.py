@@ -6,7 +6,9 @@
 of random moves, in trials of 100 steps; nobody wanted anything. GCSL makes what was done likelier for what it reached
 (windows of at most 60 steps), and then does the likeliest. DQN with hindsight relabelling (`future`) learns values
 from the same data with as many optimiser steps. Then both act for themselves, for as many steps (k = 4 for DQN). Values
-know that soon is better than late; GCSL learns p(a | s, g reached later) of data that dawdle.
+know that soon is better than late; GCSL learns p(a | s, g reached later) of data that dawdle. So it is behind: .96
+against 1.00 from the wandering, and .83 from its own steps, where .9 was aimed at. That dawdling is the reason is the
+likely one, and was not tested.
 
 **Play.** A point in a U of the same cells, 80 steps from one end to any place (the far end is 40 steps away at best),
 3 x 3 actions. The log is 64,000 steps of someone who walks to a place that comes to mind, and on to another; the places

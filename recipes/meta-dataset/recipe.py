@@ -7,6 +7,10 @@ One encoder, trained on episodes of Omniglot (training alphabets), CIFAR-100 (tr
 Fashion-MNIST (five kinds each), drawn with 5 to 50 ways and up to 500 support examples, one episode a step. The best
 step is chosen on validation episodes of Omniglot and CIFAR-100. 60 test episodes a set, of classes that no training run
 has seen. The floor is the nearest support image on raw pixels, on the same episodes.
+
+What came of it: ahead of the floor on characters (.46 and .40) and photographs (.33 and .29), behind it on digits (.80
+and .85) and clothes (.76 and .78), of which the training has five kinds each against hundreds of the others. 600
+episodes are few: validation was still rising (.32 to .39). The benchmark's own runs take tens of thousands.
 """
 
 from __future__ import annotations

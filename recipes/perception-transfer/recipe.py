@@ -16,8 +16,8 @@ All nets are equally large. The first score is how many steps of the world it to
 (looked at after every 5 steps of training; a run that never gets there counts as its whole budget, which favours it).
 Rates were chosen among 3e-3, 1e-3 and 3e-4 on seed 0, each for its own kind: 3e-3 where features are frozen, else 1e-3.
 There, fine-tuning from the first step came to little more than pixels: most of what was learned first was lost, perhaps
-as the first gradients are those of a policy that knows nothing yet (not tested further). Finished runs are kept in
-``runs/perception-transfer``.
+as the first gradients are those of a policy that knows nothing yet (not tested further). Neither came to 80 %, so the
+two are compared by what they reach. Finished runs are kept in ``runs/perception-transfer``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
         )  # fmt: skip
 
     for kind in KINDS:
-        if kind != "pixels":
+        if kind not in ("pixels", "fine-tuned"):  # which never get there
             ratio = [took(a) / took(b) for a, b in zip(runs[kind], runs["pixels"], strict=True)]
             claim(f"{kind} against pixels", "ratio of steps to 80 % of goals", ratio, 1.0, "lower", kind, "pixels")
     ratio = [took(a) / took(b) for a, b in zip(runs["frozen"], runs["fine-tuned"], strict=True)]

@@ -20,7 +20,8 @@ within ten steps of training and never learned to remember.)
 Grid: 24 x 24 cells one-hot, start anywhere, goal in the middle, and every step earns how much nearer it came. So
 nothing needs to be found, but there are 576 cells to learn from 60 trials of 60 steps. The wheel blurs cells to blocks
 of 4 x 4: the mean of a block's cells, which gives each of them what the block learns. With the goal in a corner, and
-rewarded alone, blurring gained nothing: what lacked there was a reward to learn from.
+rewarded alone, blurring gained nothing: what lacked there was a reward to learn from. With the wheel it comes to .88
+[.75, 1], a little below the .9 that was aimed at: seeds differ.
 
 Each wheel fades where the mean reward says so (``Fading``). Scores are those of the mode of the policy (RL2: of its
 draws) without any help. Settings were tried on seed 0, the grid's on 0 and 1. Finished runs are kept in

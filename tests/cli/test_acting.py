@@ -102,7 +102,7 @@ def test_an_environment_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("fitted-q", "--data", "bit-flip"), "Expected a method that is trained over many tasks"),
         (("dagger", "--data", "tabular-mdps", "--set", "widht=3"), "Did you mean 'width'?"),
         (("ppo", "--data", "cart-pole", "--device", "nowhere"), "Expected a device that PyTorch can use here"),
-        (("dagger", "--data", "conflicting-goals"), "Expected an environment with an oracle to imitate"),
+        (("dagger", "--data", "hopper-physics"), "Expected an environment with an oracle to imitate"),
     ],
 )
 def test_what_cannot_be_trained(

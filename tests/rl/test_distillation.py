@@ -11,6 +11,7 @@ from quickstudy.methods import DQN, PPO, SAC, Distillation
 from quickstudy.methods.rl._policies import Sharing, best_of
 from quickstudy.methods.rl.distillation import Adviser
 from quickstudy.tasks.acting import Rule
+from quickstudy.tasks.bandits import BernoulliBandits
 from quickstudy.tasks.identity import SeesIdentity
 from quickstudy.tasks.point import ConflictingGoals
 from quickstudy.testing import check_explorer
@@ -150,3 +151,12 @@ def test_who_cannot_teach_is_refused() -> None:
         fit_imitation(student, env, lambda _: rule, rounds=1, tasks=4)
     with pytest.raises(InputError, match=r"temperature above 0. Found 0"):
         Distillation(DISCRETE, temperature=0)
+
+
+def test_an_oracle_is_found_behind_an_identity_that_it_does_not_see() -> None:
+    inside = ConflictingGoals(tasks=4, length=20)
+    env = SeesIdentity(inside)
+    tasks = env.sample(4, generator(0))
+    there = collect(env, env.oracle(tasks), tasks, generator(1))
+    assert torch.equal(there.reward, collect(inside, inside.oracle(tasks), tasks, generator(1)).reward)
+    assert not hasattr(SeesIdentity(BernoulliBandits(arms=2)), "oracle")  # type: ignore[arg-type]

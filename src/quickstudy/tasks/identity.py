@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quickstudy.core import Environment, Problem
-from quickstudy.tasks.acting import Wrapped
+from quickstudy.tasks.acting import Rule, Wrapped
 
 
 class KnowsItsTasks(Environment, Protocol):
@@ -55,6 +56,18 @@ class SeesIdentity(Wrapped):
         """A step, and what is seen with the identity behind."""
         state, observation, *rest = self.environment.step(state, action, tasks, generator)
         return (state, self.see(observation, tasks), *rest)  # type: ignore[return-value]
+
+    @property
+    def oracle(self) -> Callable[[Tensor], Rule]:
+        """What it is inside, which does not see the identity; an environment without one has none here either."""
+        inside: Callable[[Tensor], Rule] = self.environment.oracle  # type: ignore[attr-defined]
+        tasks_seen = len(self.environment.known())
+
+        def told(tasks: Tensor) -> Rule:
+            rule = inside(tasks).rule
+            return Rule(lambda seen, generator: rule(seen[:, :-tasks_seen], generator))
+
+        return told
 
     def see(self, observation: Tensor, tasks: Tensor) -> Tensor:
         """With the identity behind. Shape: ``[T, o + K]``."""
