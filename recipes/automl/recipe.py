@@ -15,6 +15,10 @@ found, a prototypical net at eight times the default rate, is .076 behind the pl
 gain that the search saw is .035 with its own seed, .017 over four seeds, and nothing after 600 steps (.693 and .692).
 With one seed and eight validation classes it chose by noise; that the larger rate fits the 24 training classes too well
 is supposed, not shown.
+
+TPE comes near the planted optimum in 35 searches of 40, whose interval has the .9 aimed at inside. Of the five others
+four end 1.01 to 1.04 below: right in all but the method, which costs exactly 1. A search that has settled on a wrong
+category hardly draws another one; the fifth is at .18, past the bar of .15.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ of modes, and few alphabets are left for training.
 Controls: the nearest neighbour on pixels and in each learned embedding (an infinite mixture where every example is a
 cluster); and both methods on ordinary classes of one character and 6 drawings, where several prototypes should cost
 nothing. A finished run is a file in ``runs/infinite-mixture``; a stopped recipe goes on where it was.
+
+What was found: the mixture is .157 ahead of prototypical networks and no better than the nearest neighbour in its own
+embedding (-.000 [-.002, .001]). Looked into on validation episodes: of the 6 examples of a class it keeps 4.8 to 5.1
+clusters (three seeds), where the class has 3 characters; so with two drawings each it nearly is the nearest neighbour.
+What it gains over the one in the prototypical net's embedding (.037) it gains by training that embedding so.
 """
 
 from __future__ import annotations

@@ -6,6 +6,11 @@
 20 steps (Andrychowicz et al. 2016, section 3.1, with fewer steps). Scaled: W diagonal, each of 6 curvatures between
 0.2 and 20, 8 steps, so that one rate for all parameters cannot suit. The rates of gradient descent and Adam, and when
 to stop training, are chosen on 500 tasks; scores are the final values of f on 2000 others.
+
+What was found: the learned rule is ahead of gradient descent on both families, and of Adam where curvatures differ by
+parameter. On dense quadratics it does not differ from Adam with its best rate (ratio 1.02 [.98, 1.06], which is not
+met). Supposed, not looked into: W turns the axes of each task at random, and a rule that sees one parameter's own
+gradients, as Adam's and this one do, cannot learn a direction from that.
 """
 
 from __future__ import annotations

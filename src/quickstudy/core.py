@@ -418,10 +418,16 @@ class Explorer(Method):
 
     Attributes:
         acts: which kinds of actions it can take: ``"classification"`` (discrete), ``"regression"`` (continuous).
+        exploring: whether what its explorer tries next hangs on what it has seen of the task, so that how to explore is
+            learned; elsewhere it tries by chance alone.
+        off_policy: whether it finds the best policy in steps that another one took, as long as these try everything:
+            it learns how the world answers, whoever asked.
         passes: optimiser steps that training takes on the same trials unless told otherwise.
     """
 
     acts: ClassVar[tuple[Kind, ...]] = ("classification",)
+    exploring: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = False
     passes: ClassVar[int] = 1
 
     @classmethod

@@ -11,13 +11,14 @@ from tests.conformance.universal import OneStepProduct, ReadsContext, passes_on
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from quickstudy.core import Batch, Explorer, InputError, Method, Predictor, Problem
+from quickstudy.core import Batch, Explorer, InputError, Kind, Method, Predictor, Problem, Replayed
 from quickstudy.methods import CNP, EWC, MAML, FineTune, NearestNeighbour, Prototypical
 from quickstudy.methods.registry import all_methods
+from quickstudy.methods.rl._replay import Replay
 from quickstudy.nets import MLP
 from quickstudy.testing import ConformanceError, check_consistent, check_expressive, check_uncertain
-from quickstudy.testing.properties import FarLines, Middle, Products, Stretched, property_table, shortfall
-from quickstudy.training import task_scores
+from quickstudy.testing.properties import FarLines, Middle, Products, Stretched, acting_table, property_table, shortfall
+from quickstudy.training import fit_offline, task_scores
 
 ROOT = Path(__file__).parents[2]
 Factory = Callable[[Problem], Method]
@@ -262,6 +263,92 @@ def test_an_adapted_deep_net_is_not_affine_in_the_labels() -> None:
     assert (rough - episodes.query.y).abs().max() > 2e-2  # the error is that of the squares, nothing else
 
 
+# --- methods that act -------------------------------------------------------------------------------------------------
+
+SEEN, TASKS = 2, 200
+
+
+def logged(kind: Kind) -> Replayed:
+    """What one did who tries everything, and is wrong nine times of ten where it counts; 200 times.
+
+    In the first state "stop" gives 0.3 and "go on" nothing. In the second the right action gives 1, and the other
+    nothing: 0.1 on average as it was done, 1 for who does better. Each trial stopped once, and went on once.
+    """
+    g = torch.Generator().manual_seed(0)
+    right = torch.rand(TASKS, generator=g) < 0.1
+    each = lambda *steps: torch.stack([torch.as_tensor(s).expand(TASKS).float() for s in steps], 1)  # noqa: E731
+    second, went, done = each(0, 0, 1), each(0, 1, right), each(1, 0, 1)
+    return Replayed(
+        observation=torch.stack([1 - second, second], -1),
+        action=went.long() if kind == "classification" else (2 * went - 1).unsqueeze(-1),
+        reward=each(0.3, 0, right),
+        done=done,
+        log_prob=each(0.5, 0.5, torch.where(right, 0.1, 0.9)).log(),
+        terminated=done,
+        after=torch.stack([done, 1 - done], -1),
+        noise=torch.randn(TASKS, 3, 2, 1, generator=g),
+    )
+
+
+def goes_on(method: Explorer, log: Replayed) -> float:
+    """How much the method leans to going on from the first state, after it has read all trials as one task's."""
+    whole = Replayed(**{name: value.flatten(0, 1).unsqueeze(0) for name, value in vars(log).items()})
+    with torch.no_grad():
+        found = method.eval().adapt(whole)(torch.eye(SEEN)[:1].unsqueeze(0))
+    value = found.mean if isinstance(found, Distribution) else found
+    assert isinstance(value, Tensor)
+    return float((value[..., -1] - (value[..., 0] if value.shape[-1] > 1 else 0)).mean())
+
+
+ACTING = {name: cls for name, cls in all_methods().items() if issubclass(cls, Explorer)}
+
+
+@pytest.mark.parametrize("name", [name for name, cls in ACTING.items() if cls.off_policy])
+def test_what_is_off_policy_finds_the_best_in_what_a_bad_one_did(name: str) -> None:
+    kind: Kind = ACTING[name].acts[0]
+    log = logged(kind)
+    # values first, then who climbs them: an actor that has run to a bound hardly comes back
+    settings: dict[str, Any] = {"ddpg": {"rate": 0.1}}.get(name, {})
+    method = ACTING[name](Problem((SEEN,), kind, 2 if kind == "classification" else 1), **settings)
+    if method.trains:
+        fit_offline(method, Replay.of(log), steps=400, batch=64, lr=3e-3)
+    assert goes_on(method, log) > 0.05
+
+
+@pytest.mark.parametrize("name", ["reinforce", "actor-critic", "ppo", "behaviour-cloning"])
+def test_what_is_on_policy_believes_that_the_future_is_as_it_was(name: str) -> None:
+    """On the same steps, it learns to stop: who went on did badly. (The imitator sees no reward at all.)"""
+    log = logged("classification")
+    method = ACTING[name](Problem((SEEN,), "classification", 2))
+    assert not method.off_policy
+    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
+    for _ in range(100):
+        optimiser.zero_grad()
+        method(log).mean().backward()
+        optimiser.step()
+    assert goes_on(method, log) < 0.05
+
+
+@pytest.mark.parametrize("name", list(ACTING))
+def test_what_explores_by_what_it_has_seen_is_declared_so(name: str) -> None:
+    """After other rewards for the same actions the explorer's choice is another one, or not."""
+    kind: Kind = ACTING[name].acts[0]
+    method = ACTING[name](Problem((SEEN,), kind, 3))
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=g), alpha=0.3)
+        policy, seen, found = method.explorer(), torch.randn(500, SEEN, generator=g), []
+        for reward in (-3.0, 3.0):
+            memory = policy.start(500)
+            for step in range(3):
+                action, _, memory = policy.act(seen, memory, torch.Generator().manual_seed(step))
+                done = torch.full((500,), float(step == 1))
+                memory = policy.learn(memory, torch.zeros_like(action), torch.full((500,), reward), done)
+            found.append(policy.act(seen, memory, torch.Generator().manual_seed(9))[0])
+    assert torch.equal(*found) is not ACTING[name].exploring
+
+
 # --- what does not hold is caught -------------------------------------------------------------------------------------
 
 
@@ -396,7 +483,8 @@ def test_a_wrapper_declares_what_its_method_does() -> None:
 
 
 def test_the_documented_table_is_what_methods_declare() -> None:
-    """To write it anew: ``print(quickstudy.testing.properties.property_table())``."""
+    """To write it anew: ``print(quickstudy.testing.properties.property_table())``, and ``acting_table()``."""
     documented = (ROOT / "docs" / "properties.md").read_text()
     assert property_table() in documented
-    assert documented.count("| `") == len(METHODS)
+    assert acting_table() in documented
+    assert documented.count("| `") == len(METHODS) + len(ACTING)

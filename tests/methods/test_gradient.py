@@ -10,13 +10,40 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core import Batch, Episodes, InputError, Method, Problem
-from quickstudy.methods import ANIL, CAVIA, FOMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile
+from quickstudy.methods import (
+    ANIL,
+    CAVIA,
+    FOMAML,
+    IMAML,
+    MAML,
+    DataConditioned,
+    LSTMOptimizer,
+    MAMLPlusPlus,
+    MetaSGD,
+    ProtoMAML,
+    Reptile,
+)
+from quickstudy.methods._inner import looking_for_trouble
 from quickstudy.methods._nets import for_tasks
 
 REGRESSION = Problem((2,), "regression", 1, metric="explained variance")
 IMAGES = Problem((1, 6, 6), "classification", 2, n_classes=5, shared_labels=False)
 RATE = 0.3
-ALL: Sequence[Callable[..., Method]] = (ANIL, CAVIA, FOMAML, MAML, MAMLPlusPlus, MetaSGD, Reptile)
+
+
+def adjoint(problem: Problem, net: nn.Module, **settings: object) -> MAML:
+    return MAML(problem, net, adjoint=True, steps=3, **settings)  # type: ignore[arg-type]
+
+
+def imaml_by_descent(problem: Problem, net: nn.Module) -> IMAML:
+    return IMAML(problem, net, solver="gradient")
+
+
+# those whose inner loop moves a net that a user may bring; LEO's moves codes, and a net of its own makes features
+ALL: Sequence[Callable[..., Method]] = (
+    ANIL, CAVIA, DataConditioned, FOMAML, IMAML, LSTMOptimizer, MAML, MAMLPlusPlus, MetaSGD, ProtoMAML, Reptile,
+    adjoint, imaml_by_descent,
+)  # fmt: skip
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -415,6 +442,53 @@ def test_dropout_differs_between_tasks_and_rests_in_evaluation() -> None:
     same(a, b)
 
 
+def dropping() -> nn.Module:
+    return generic(nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(), nn.Linear(16, 1)))
+
+
+@pytest.mark.uses_global_rng
+def test_steps_taken_backwards_draw_the_masks_they_had() -> None:
+    """The adjoint's gradient is back-propagation's, where both begin at one state of the global generator."""
+    net, found = dropping(), []
+    for back in (False, True):
+        torch.manual_seed(3)
+        method = MAML(REGRESSION, net, inner_lr=RATE, steps=3, adjoint=back)
+        found += [gradient(method, regressions()), gradient(method, regressions())]
+    same(found[2], found[0])
+    same(found[3], found[1])
+    assert (found[1] - found[0]).norm() > 0.1 * found[0].norm()  # other masks at the next call
+
+
+@pytest.mark.uses_global_rng
+def test_an_implicit_gradient_is_of_one_draw_of_the_masks() -> None:
+    """A squared error on dropped inputs has one optimum if the masks stay: a step of Newton and a long descent meet."""
+    net, found = generic(nn.Sequential(nn.Dropout(), nn.Linear(2, 1))), []
+    for settings in ({"solver": "newton", "steps": 1}, {"solver": "gradient", "steps": 400, "inner_lr": 0.1}):
+        torch.manual_seed(3)
+        method = IMAML(REGRESSION, net, cg_steps=3, **settings)  # type: ignore[arg-type]
+        found += [method.losses(regressions()).detach(), gradient(method, regressions())]
+    same(found[2], found[0])
+    same(found[3], found[1])
+    assert (method.losses(regressions()) - found[0]).abs().min() > 1e-3  # other masks at the next call
+
+
+def test_compiled_inner_steps_refuse_dropout() -> None:
+    with pytest.raises(InputError, match="Found dropout in Sequential"):
+        MAML(REGRESSION, dropping(), adjoint="compiled").losses(regressions())
+
+
+@pytest.mark.uses_global_rng
+def test_trouble_is_found_in_a_net_with_dropout() -> None:
+    torch.manual_seed(0)
+    for kind in (MAML, adjoint, IMAML, LSTMOptimizer):
+        method = kind(REGRESSION, dropping()).double()
+        with looking_for_trouble() as found, torch.no_grad():
+            far = regressions()
+            method.losses(Episodes(Batch(far.support.x, far.support.y * torch.inf), far.query))
+        assert found, kind
+        assert "support loss is" in found[0].what
+
+
 def test_frozen_batch_norm_keeps_to_its_running_statistics() -> None:
     net = convolutional(nn.BatchNorm2d(4))
     net(images().support.x[0])  # statistics of its own
@@ -488,10 +562,11 @@ class Recurrent(nn.Module):
     ids=["lstm", "cell", "counts", "averages", "own norm", "lazy"],
 )
 def test_a_net_that_cannot_work_says_why(kind: Callable[..., Method], net: Callable[[], nn.Module], why: str) -> None:
+    problem, y = REGRESSION, torch.ones(2, 3, 1)
+    if kind is ProtoMAML:
+        problem, y = Problem((2,), "classification", 2, shared_labels=False), torch.tensor([0, 1, 1]).expand(2, 3)
     with pytest.raises(InputError, match=f"Expected .*{why}"):
-        kind(REGRESSION, net()).losses(
-            Episodes(Batch(torch.ones(2, 3, 2), torch.ones(2, 3, 1)), Batch(torch.ones(2, 3, 2), torch.ones(2, 3, 1)))
-        )
+        kind(problem, net()).losses(Episodes(Batch(torch.ones(2, 3, 2), y), Batch(torch.ones(2, 3, 2), y)))
 
 
 def test_other_errors_of_a_net_pass_unchanged() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,20 +12,23 @@ from torch.autograd.function import once_differentiable
 from torch.func import grad, vjp, vmap
 
 from quickstudy.core import Batch, InputError, Problem, RunError
-from quickstudy.methods._inner import each_gradient, find_trouble, looking
-from quickstudy.methods._nets import Params, TaskLoss, spread, task_loss
+from quickstudy.methods._inner import Randomness, each_gradient, find_trouble, looking
+from quickstudy.methods._nets import Params, SameDraws, TaskLoss, draws, spread, task_loss
 from quickstudy.methods._program import MOST_SHAPES, Program, compiled
 
 
-def product_with_hessian(loss: TaskLoss, shared: bool = False) -> Callable[..., tuple[Params, Params]]:
+def product_with_hessian(
+    loss: TaskLoss, shared: bool = False, randomness: Randomness = "error"
+) -> Callable[..., tuple[Params, Params]]:
     """``(phi, v, x, y, weight or None) -> (H(phi) v, grad L(phi))``, all tasks at once.
 
     Reverse over reverse: what plain back-propagation through a step does, and on small nets on CPU faster than forward
-    over reverse. Dropout would draw other masks than the step did: refused by ``vmap``.
+    over reverse. Dropout has to draw the masks that the step had (:class:`SameDraws`).
 
     Args:
         loss: one task's loss.
         shared: phi is one point for all tasks, ``[*p]`` (the first step: a plain batched pass).
+        randomness: what becomes of what is drawn within, as ``vmap`` names it.
     """
     gradient = grad(loss)
 
@@ -34,7 +38,8 @@ def product_with_hessian(loss: TaskLoss, shared: bool = False) -> Callable[..., 
 
     def every(phi: Params, v: Params, support: Batch) -> tuple[Params, Params]:
         axes = (None if shared else 0, 0, 0, 0, None if support.weight is None else 0)
-        found: tuple[Params, Params] = vmap(one, in_dims=axes)(phi, v, support.x, support.y, support.weight)
+        both = vmap(one, in_dims=axes, randomness=randomness)
+        found: tuple[Params, Params] = both(phi, v, support.x, support.y, support.weight)
         return found
 
     return every
@@ -50,21 +55,31 @@ def no_history_of(support: Batch) -> None:
 
 
 class Steps:
-    """One step of gradient descent for all tasks, forwards and backwards."""
+    """One step of gradient descent for all tasks, forwards and backwards.
 
-    def __init__(self, loss: TaskLoss) -> None:
-        self.loss = loss
+    Args:
+        loss: one task's loss.
+        net: what it runs, if that may draw at random: each step backwards then draws what it drew forwards.
+    """
+
+    def __init__(self, loss: TaskLoss, net: nn.Module | None = None) -> None:
+        self.loss, self.random = loss, net is not None and draws(net)
+        self.randomness: Randomness = "different" if self.random else "error"
+
+    def same_draws(self, device: torch.device) -> AbstractContextManager[None]:
+        """What a step draws, forwards and backwards the same."""
+        return SameDraws(device) if self.random else nullcontext()
 
     def down(self, phi: Params, rates: Params | dict[str, float], support: Batch, shared: bool) -> Params:
         """From the weights before the step, ``[T, *p]`` (``shared``: ``[*p]``), to those after it."""
-        g, _ = each_gradient(self.loss, phi, support, shared=shared)
+        g, _ = each_gradient(self.loss, phi, support, shared, self.randomness)
         return {name: value - rates[name] * g[name] for name, value in phi.items()}
 
     def up(
         self, phi: Params, lam: Params, rates: Params | dict[str, float], slopes: Params, support: Batch, shared: bool
     ) -> tuple[Params, Params]:
         """From the gradient in the weights after the step to that in those before it; adds to that in the rates."""
-        turned, g = product_with_hessian(self.loss, shared)(
+        turned, g = product_with_hessian(self.loss, shared, self.randomness)(
             phi, {name: rates[name] * value for name, value in lam.items()}, support
         )
         slopes = {n: s - (lam[n] * g[n]).sum(0).sum_to_size(s.shape) for n, s in slopes.items()}
@@ -92,6 +107,7 @@ class CompiledSteps(Steps):
         problem: what the loss is.
 
     Raises:
+        InputError: the net has dropout, in training mode: a program cannot draw the same masks again.
         RunError: a step cannot be compiled, or supports have more than ``MOST_SHAPES`` different shapes.
     """
 
@@ -135,6 +151,12 @@ class CompiledSteps(Steps):
         return {name: value for name, value in state.items() if name not in phi}
 
     def _made(self, phi: Params, given: list[list[Tensor | None]], learned: bool) -> tuple[Program, Program]:
+        if draws(self.net):
+            raise InputError(
+                "Expected a net that draws nothing at random with adjoint='compiled', whose program backwards cannot "
+                f"draw the masks that the one forwards had. Found dropout in {type(self.net).__name__}. Take "
+                "adjoint=True, or leave dropout out."
+            )
         shapes = tuple(None if value is None else (value.shape, value.dtype) for values in given for value in values)
         key = (*phi, self.net.training, learned, *shapes)
         if key not in self._programs:
@@ -182,7 +204,7 @@ def descend_adjoint(loss: TaskLoss | Steps, start: Params, support: Batch, steps
 
     Args:
         loss: one task's loss; it depends on nothing trained but its parameters, and draws nothing at random. Or steps
-            down it that are compiled.
+            down it, which may draw, or be compiled.
         start: where all tasks begin, ``[*p]`` each.
         support: the tasks' examples.
         steps: how many steps.
@@ -218,18 +240,20 @@ class _Adjoint(torch.autograd.Function):
         each: Sequence[Any] = [fixed] * size if fixed is not None else given[size:]
         rates = dict(zip(names, each, strict=True))
         phi, path = dict(zip(names, given[:size], strict=True)), list(given)
+        same = [one.same_draws(support.x.device) for _ in range(steps)]
         for step in range(steps):
             if step:
                 path.extend(phi.values())
-            phi = one.down(phi, rates, support, step == 0)
+            with same[step]:
+                phi = one.down(phi, rates, support, step == 0)
         ctx.save_for_backward(*path)
-        ctx.facts = one, support, steps, fixed, names, len(given)
+        ctx.facts = one, support, steps, fixed, names, len(given), same
         return tuple(phi.values())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *ends: Tensor) -> tuple[Tensor | None, ...]:
-        one, support, steps, fixed, names, n_given = ctx.facts
+        one, support, steps, fixed, names, n_given, same = ctx.facts
         size, saved = len(names), ctx.saved_tensors
         each: Sequence[Any] = [fixed] * size if fixed is not None else saved[size:n_given]
         rates = dict(zip(names, each, strict=True))
@@ -238,5 +262,6 @@ class _Adjoint(torch.autograd.Function):
         for step in reversed(range(steps)):
             at = n_given + (step - 1) * size if step else 0
             phi = dict(zip(names, saved[at : at + size], strict=True))
-            lam, slopes = one.up(phi, lam, rates, slopes, support, step == 0)
+            with same[step]:
+                lam, slopes = one.up(phi, lam, rates, slopes, support, step == 0)
         return None, None, None, None, None, *(value.sum(0) for value in lam.values()), *slopes.values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,10 +160,16 @@ def settle(
     return dict(zip(names, phi, strict=True))
 
 
-def each_gradient(loss: TaskLoss, phi: Params, support: Batch, shared: bool = False) -> tuple[Params, Tensor]:
+Randomness = Literal["error", "different"]  # of vmap: what is drawn within is refused, or drawn for each task
+
+
+def each_gradient(
+    loss: TaskLoss, phi: Params, support: Batch, shared: bool = False, randomness: Randomness = "error"
+) -> tuple[Params, Tensor]:
     """Each task's gradient ``[T, *p]`` and loss ``[T]``; ``shared`` as in :func:`product_with_hessian`."""
     axes = (None if shared else 0, 0, 0, None if support.weight is None else 0)
-    found: tuple[Params, Tensor] = vmap(grad_and_value(loss), in_dims=axes)(phi, support.x, support.y, support.weight)
+    every = vmap(grad_and_value(loss), in_dims=axes, randomness=randomness)
+    found: tuple[Params, Tensor] = every(phi, support.x, support.y, support.weight)
     return found
 
 
@@ -243,7 +249,7 @@ def find_trouble(
         else:
             phi = {name: value.detach() for name, value in start.items()}
         for step in range(steps + 1):
-            g, losses = each_gradient(loss, phi, support, shared=step == 0 and not own)
+            g, losses = each_gradient(loss, phi, support, step == 0 and not own, "different")
             check_step(step, steps, losses, phi)
             alpha = rate if later is None or step == 0 else later
             phi = {n: phi[n] - (alpha[n] if isinstance(alpha, dict) else alpha) * g[n] for n in phi}

@@ -321,3 +321,13 @@ def property_table() -> str:
             cells = ["yes" if getattr(cls, what) else "" for what in ("expressive", "consistent", "uncertain")]
             lines.append(f"| {kind} | `{name}` | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
     return "\n".join(lines)
+
+
+def acting_table() -> str:
+    """The declarations of all methods that act, as the second Markdown table of ``docs/properties.md``."""
+    lines = ["| method | exploring | off-policy |", "|---|---|---|"]
+    for name, cls in all_methods().items():
+        if issubclass(cls, Explorer):
+            cells = ["yes" if declared else "" for declared in (cls.exploring, cls.off_policy)]
+            lines.append(f"| `{name}` | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    return "\n".join(lines)

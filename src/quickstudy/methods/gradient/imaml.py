@@ -12,10 +12,12 @@ from torch.func import vmap
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
 from quickstudy.methods._adjoint import no_history_of, product_with_hessian
-from quickstudy.methods._inner import check_step, each_gradient, looking
+from quickstudy.methods._inner import Randomness, check_step, each_gradient, looking
 from quickstudy.methods._nets import (
     Params,
+    SameDraws,
     TaskLoss,
+    draws,
     net_to_adapt,
     predict_each,
     spread,
@@ -44,8 +46,10 @@ class IMAML(Method):
 
     Args:
         problem: what the tasks look like.
-        net: any module ``[n, *x] -> [n, outputs]`` that draws nothing at random; by default the net that suits the
-            inputs.
+        net: any module ``[n, *x] -> [n, outputs]``; by default the net that suits the inputs. Batch normalisation
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
+            Dropout draws one mask a task and call of ``adapt``, for all steps and the gradient: eq. 3 has to be one
+            problem to have an optimum.
         proximal: lambda, how strongly a task is held to theta.
         solver: ``"newton"`` (the paper's Hessian-free one: each step's direction by conjugate gradient, its length
             the best of ``LENGTHS``, so that no step makes eq. 3 worse) or ``"gradient"`` (gradient descent).
@@ -109,42 +113,49 @@ class IMAML(Method):
         no_history_of(support)
         steps = self.steps if self.training or not self.test_steps else int(self.test_steps)
         loss, theta = task_loss(self.net, self.problem), trainable(self.net)
+        randomness: Randomness = "error"
+        if draws(self.net):
+            loss, randomness = with_same_draws(loss, support.x.device), "different"
 
         def solve(start: Params) -> Params:
-            return self._solve(loss, start, support, steps)
+            return self._solve(loss, start, support, steps, randomness)
 
         def matrix(phi: Params) -> Product:
-            return one_plus_curvature(loss, phi, support, self.proximal)
+            return one_plus_curvature(loss, phi, support, self.proximal, randomness)
 
         ends: tuple[Tensor, ...] = _Implicit.apply(solve, matrix, self.cg_steps, list(theta), *theta.values())
         phi = dict(zip(theta, ends, strict=True))
         return lambda x: predict_each(self.net, phi, x)
 
-    def _solve(self, loss: TaskLoss, theta: Params, support: Batch, steps: int) -> Params:
+    def _solve(self, loss: TaskLoss, theta: Params, support: Batch, steps: int, randomness: Randomness) -> Params:
         """The minimum of eq. 3, nearly."""
-        phi = theta
+        random = randomness == "different"  # a shared point is passed in another shape, and draws otherwise
+        phi = spread(theta, support.n_tasks) if random else theta
         for step in range(steps):
-            g, losses = each_gradient(loss, phi, support, shared=step == 0)
+            g, losses = each_gradient(loss, phi, support, step == 0 and not random, randomness)
             check_step(step, steps, losses, phi)
             g = {name: g[name] + self.proximal * (phi[name] - theta[name]) for name in phi}
             if self.solver == "gradient":
                 phi = {name: value - self.inner_lr * g[name] for name, value in phi.items()}
                 continue
-            phi = spread(phi, support.n_tasks) if step == 0 else phi
+            phi = spread(phi, support.n_tasks) if step == 0 and not random else phi
             # (H + lambda) way = g, that is (I + H / lambda) way = g / lambda
             right = {name: value / self.proximal for name, value in g.items()}
-            way = conjugate_gradient(one_plus_curvature(loss, phi, support, self.proximal), right, self.cg_steps)
-            phi = self._best_length(loss, theta, phi, way, support)
+            curvature = one_plus_curvature(loss, phi, support, self.proximal, randomness)
+            way = conjugate_gradient(curvature, right, self.cg_steps)
+            phi = self._best_length(loss, theta, phi, way, support, randomness)
         if steps == 0:
             phi = {name: value.clone() for name, value in spread(theta, support.n_tasks).items()}
         elif looking():
-            check_step(steps, steps, each_gradient(loss, phi, support)[1], phi)
+            check_step(steps, steps, each_gradient(loss, phi, support, randomness=randomness)[1], phi)
         return phi
 
-    def _best_length(self, loss: TaskLoss, theta: Params, phi: Params, way: Params, support: Batch) -> Params:
+    def _best_length(
+        self, loss: TaskLoss, theta: Params, phi: Params, way: Params, support: Batch, randomness: Randomness
+    ) -> Params:
         """Each task's ``phi - length * way`` of least value in eq. 3."""
         axes = (0, 0, 0, None if support.weight is None else 0)
-        value_of = vmap(loss, in_dims=axes)
+        value_of = vmap(loss, in_dims=axes, randomness=randomness)
         values = []
         for length in LENGTHS:
             there = {name: value - length * way[name] for name, value in phi.items()}
@@ -182,9 +193,22 @@ class _Implicit(torch.autograd.Function):
         return None, None, None, None, *(solution[name].sum(0) for name in names)
 
 
-def one_plus_curvature(loss: TaskLoss, phi: Params, support: Batch, proximal: float) -> Product:
+def with_same_draws(loss: TaskLoss, device: torch.device) -> TaskLoss:
+    """The loss under one draw of dropout's masks."""
+    masks = SameDraws(device)
+
+    def same(params: Params, x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        with masks:
+            return loss(params, x, y, weight)
+
+    return same
+
+
+def one_plus_curvature(
+    loss: TaskLoss, phi: Params, support: Batch, proximal: float, randomness: Randomness = "error"
+) -> Product:
     """``v -> (I + H(phi) / lambda) v``, each task its own."""
-    product = product_with_hessian(loss)
+    product = product_with_hessian(loss, randomness=randomness)
 
     def times(v: Params) -> Params:
         curved, _ = product(phi, v, support)

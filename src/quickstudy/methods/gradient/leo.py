@@ -34,6 +34,9 @@ class LEO(Method):
     where :math:`z, z'` are the codes before and after their steps and each norm is a mean over its entries. The step
     sizes :math:`\alpha` (one for each latent number) and :math:`\omega` (one for each feature) are learned.
 
+    The steps move codes and the classes' weights, never a net: so there is no net to bring, and no state, dropout or
+    frozen part of one that they could meet. The encoder of h is the one that suits the inputs.
+
     Args:
         problem: what the tasks look like.
         latent: numbers in a code.

@@ -116,7 +116,7 @@ class LSTMOptimizer(Method):
         for step in range(steps):
             with torch.no_grad():
                 phi = named(theta, shapes)
-                g, losses = each_gradient(loss, phi, support)
+                g, losses = each_gradient(loss, phi, support, randomness="different")
                 check_step(step, steps, losses, phi)
                 gradient = torch.cat([value.flatten(1) for value in g.values()], 1)
                 seen = torch.cat([preprocess(gradient), preprocess(losses).unsqueeze(1).expand(*theta.shape, 2)], -1)
@@ -126,7 +126,7 @@ class LSTMOptimizer(Method):
             theta = gates[..., 1] * theta - gates[..., 0] * gradient
         fast = named(theta, shapes)
         if looking():
-            check_step(steps, steps, each_gradient(loss, fast, support)[1], fast)
+            check_step(steps, steps, each_gradient(loss, fast, support, randomness="different")[1], fast)
         return lambda x: predict_each(self.net, fast, x)
 
     def _remember(self, seen: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import Batch, InputError, Method, Predictor, Problem
-from quickstudy.methods._adjoint import CompiledSteps, descend_adjoint
+from quickstudy.methods._adjoint import CompiledSteps, Steps, descend_adjoint
 from quickstudy.methods._inner import descend
 from quickstudy.methods._nets import net_to_adapt, predict_each, task_loss, trainable, uses_batch_statistics
 from quickstudy.nets import is_large
@@ -33,10 +33,10 @@ class MAML(Method):
             authors' code for reinforcement learning halves it.
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
-            by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long. The
-            net may not have dropout. ``"compiled"``: the same by two programs, a step forwards and one backwards, which
-            are compiled once and serve any number of steps; pays in long runs on supports of one size, not beside
-            ``fit(compile=True)``, which compiles all steps as one.
+            by all that was computed in it (Conv4, 100 steps: an eleventh), and a step takes 1.5 to 2 times as long.
+            Dropout draws each step's masks again. ``"compiled"``: the same by two programs, a step forwards and one
+            backwards, which are compiled once and serve any number of steps; pays in long runs on supports of one size,
+            not beside ``fit(compile=True)``, which compiles all steps as one, and the net may not have dropout.
         generator: draws the first weights.
 
     Shape:
@@ -94,7 +94,7 @@ class MAML(Method):
         loss, theta = task_loss(self.net, self.problem), trainable(self.net)
         if self.adjoint and not self.first_order:  # a first-order one has no graph of the steps in the first place
             compiled = self._steps if torch.is_grad_enabled() else None  # nothing saved is nothing worth a program
-            phi = descend_adjoint(compiled or loss, theta, support, steps, self.inner_lr)
+            phi = descend_adjoint(compiled or Steps(loss, self.net), theta, support, steps, self.inner_lr)
         else:
             phi = descend(loss, theta, support, steps, self.inner_lr, later=self.later_lr, first_order=self.first_order)
         return lambda x: predict_each(self.net, phi, x)

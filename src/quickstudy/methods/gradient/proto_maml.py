@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from quickstudy.core import Batch, Episodes, Method, Predictor, Problem
 from quickstudy.methods._embed import NEVER, answerable, class_means
 from quickstudy.methods._inner import descend
-from quickstudy.methods._nets import Params, for_tasks, norm_to_adapt, trainable, uses_batch_statistics
+from quickstudy.methods._nets import Params, for_tasks, norm_to_adapt, run, trainable, uses_batch_statistics
 from quickstudy.nets import encoder_for
 
 
@@ -31,7 +31,8 @@ class ProtoMAML(Method):
 
     Args:
         problem: what the tasks look like.
-        encoder: any module ``[n, *x] -> [n, features]``; by default the one that suits the inputs.
+        encoder: any module ``[n, *x] -> [n, features]``; by default the one that suits the inputs. Batch normalisation
+            uses each task's own batch: :func:`~quickstudy.methods._nets.for_tasks` says what becomes of such parts.
         inner_lr: alpha, the step size of adaptation on the mean loss.
         steps: gradient steps in training.
         test_steps: gradient steps at test; 0 stands for ``steps``.
@@ -83,7 +84,7 @@ class ProtoMAML(Method):
         theta, n_classes = trainable(self.encoder), self.problem.n_outputs
 
         def features(phi: Params, x: Tensor) -> Tensor:
-            return functional_call(self.encoder, {name: phi[name] for name in theta}, (x,)).flatten(1)
+            return run(self.encoder, {name: phi[name] for name in theta}, x).flatten(1)
 
         def logits(phi: Params, x: Tensor) -> Tensor:
             return F.linear(features(phi, x), phi["head weight"], phi["head bias"])

@@ -46,6 +46,7 @@ class DDPG(Explorer):
     name: ClassVar[str] = "ddpg"
     summary: ClassVar[str] = "a deterministic policy that climbs a learned value"
     reference: ClassVar[str] = "Lillicrap et al. 2016, arXiv:1509.02971"
+    off_policy: ClassVar[bool] = True  # the critic by the Bellman equation; the actor climbs it
     acts: ClassVar[tuple[Kind, ...]] = ("regression",)
 
     def __init__(

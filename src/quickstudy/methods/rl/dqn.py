@@ -53,6 +53,7 @@ class DQN(Explorer):
     name: ClassVar[str] = "dqn"
     summary: ClassVar[str] = "Q-learning with a net, from a memory of the past"
     reference: ClassVar[str] = "Mnih et al. 2015; van Hasselt et al. 2016, arXiv:1509.06461"
+    off_policy: ClassVar[bool] = True  # the Bellman equation holds for whatever was done
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ class FittedQ(Explorer):
     name: ClassVar[str] = "fitted-q"
     summary: ClassVar[str] = "Q-iteration by linear regression on each task's own steps"
     reference: ClassVar[str] = "Ernst et al. 2005"
+    off_policy: ClassVar[bool] = True  # the Bellman equation holds for whatever was done
     shares: ClassVar[bool] = False
     trains: ClassVar[bool] = False
 

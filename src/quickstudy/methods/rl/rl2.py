@@ -63,6 +63,7 @@ class RL2(Explorer):
     name: ClassVar[str] = "rl2"
     summary: ClassVar[str] = "a recurrent policy that learns a task while it acts in it"
     reference: ClassVar[str] = "Duan et al. 2016, arXiv:1611.02779"
+    exploring: ClassVar[bool] = True  # it remembers the trial, and is trained on the whole of it
     lr: ClassVar[float] = 1e-2
     passes: ClassVar[int] = 8
     order_free: bool = False

@@ -72,6 +72,7 @@ class SAC(Explorer):
     name: ClassVar[str] = "sac"
     summary: ClassVar[str] = "actor and twin critics that maximise reward and entropy"
     reference: ClassVar[str] = "Haarnoja et al. 2018, arXiv:1812.05905"
+    off_policy: ClassVar[bool] = True  # critics by the Bellman equation; the actor's actions are its own
     acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
 
     def __init__(

@@ -52,6 +52,7 @@ class SoftQ(Explorer):
     name: ClassVar[str] = "soft-q"
     summary: ClassVar[str] = "Q-learning with a soft best: reward and entropy"
     reference: ClassVar[str] = "Haarnoja et al. 2017, arXiv:1702.08165"
+    off_policy: ClassVar[bool] = True  # the soft Bellman equation holds for whatever was done
 
     def __init__(
         self,
