@@ -268,8 +268,6 @@ def test_training_on_a_policy_without_probabilities_stops() -> None:
 
 
 def test_says_what_it_cannot_do() -> None:
-    with pytest.raises(InputError, match=r"Expected discrete actions.*Found 'regression'"):
-        RL2(Problem((3,), "regression", 2))
     with pytest.raises(InputError, match=r"Expected credit 'trial' or 'episode'. Found 'step'"):
         RL2(Problem((3,), "classification", 2), credit="step")  # type: ignore[arg-type]
     assert "acting in an environment" in RL2.refuses(Problem((3,), "classification", 2))
