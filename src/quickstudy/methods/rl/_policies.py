@@ -225,8 +225,8 @@ class Actor(nn.Module):
         return self(observation) if self.discrete else self.distribution(observation)
 
 
-def gaussian(mean: Tensor, log_deviation: Tensor) -> Independent:
-    r""":math:`N(\mu, diag(\sigma^2))` over continuous actions; the environment takes what is beyond its bounds as the bound.
+def gaussian(mean: Tensor, log_deviation: Tensor) -> Distribution:
+    r""":math:`N(\mu, diag(\sigma^2))` over continuous actions; the environment clips it to its bounds.
 
     Shape:
         ``mean [..., a]``; the log-deviation alike, or ``[a]`` for all.

@@ -182,9 +182,7 @@ class RL2(Explorer):
     def _outcome(self, trajectory: Trajectory) -> Tensor:
         """What became of every step: action, reward, done. Shape: ``[T, time, actions + 2]``."""
         done = trajectory.done.to(trajectory.reward.dtype)
-        return torch.cat(
-            [self.noted(trajectory.action), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1
-        )
+        return torch.cat([self.noted(trajectory.action), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1)
 
     def _judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """What the value net says before each step, and the step's advantage by it. Shape: both ``[T, time]``."""
@@ -225,7 +223,8 @@ class RecurrentPolicy:
         output = self.method.policy_head(memory[:, : self.method.width])
         if not self.method.discrete:
             over = gaussian(output, self.method.log_deviation)
-            return (action := draw(over, generator)), over.log_prob(action), memory
+            drawn = draw(over, generator)
+            return drawn, over.log_prob(drawn), memory
         log_pi = F.log_softmax(output, -1)
         action = torch.multinomial(log_pi.exp(), 1, generator=generator)
         return action.squeeze(1), log_pi.gather(1, action).squeeze(1), memory
