@@ -2,16 +2,28 @@
 
     make metaworld                                   # once: Meta-World and its MuJoCo, in a folder of their own
     PYTHONPATH=.metaworld python recipes/meta-world/reach.py
+    PYTHONPATH=.metaworld python recipes/meta-world/reach.py --hides-object
     python recipes/meta-world/reach.py --stand-in    # 4 minutes: a point in the robot's place, for trying settings
 
 RL2 trains on ML1's fifty training goals and is judged on its fifty test goals, which it never met: two episodes of one
 trial, its memory going on from the first to the second, as it acts, by drawing its actions. Success at any step (which
 the benchmark counts) and in the end, of each episode, for 500 steps as the benchmark has it and for 80 as in training.
 
-Departs from the benchmark in training only: episodes of 80 steps, two a trial (an expert that knows the goal is there
-after 40 to 70); what is seen counts from the start of the hand in units of 10 cm; and what a step earns is a function
-of the benchmark's reward that is steeper near the goal. The middle of where goals are drawn earns 87 % of the most
-there is. Settings were chosen on the stand-in: a point with the hand's inertia, and the same goals and rewards.
+Departs from the benchmark: training has episodes of 80 steps, two a trial (an expert that knows the goal is there after
+40 to 70); what is seen counts from the start of the hand in units of 10 cm; what a step earns, to learn from and to
+read, is a function of the benchmark's reward that is steeper near the goal, since the middle of where goals are drawn
+earns 87 % of the most there is. Settings were chosen on the stand-in: a point with the hand's inertia, and the same
+goals and rewards. No published figure for RL2 on reach was found, other than drawn curves.
+
+It learned the wrong thing: success at any step of the second episode on .80 of the training goals, in its end on .72;
+on others .26 and .18. In ML1 an object lies about that means nothing to reach, but its place is drawn together with the
+goal, so it tells which of fifty training goals this one is. When each robot in training was shown the object of another
+goal, .80 fell to .32 and .72 to .22. So a second episode adds nothing, and 500 steps little. ``--hides-object`` shows
+the hand only, so that nothing but what is earned tells the goals apart, and takes the goals of another seed, since
+those of the first had been looked at by then; it has not been run. On the stand-in, whose goals are drawn anew, a pilot
+of 2.2 million steps (50 points, power 8, discount .97) found new goals at any step of .89 of its first and .92 of its
+second episodes, in the end of .71 and .81. The run here was cut to 1.6 million for time; its step size was to fall over
+600 collections at first, over 400 in the end.
 
 A run that was stopped goes on from its last checkpoint with new episodes. Intervals are over the goals (Wilson's).
 """
@@ -153,13 +165,13 @@ def say(success: Tensor) -> str:
     return "; ".join(f"episode {i}: {end:.2f} in the end, {ever:.2f} at any step" for i, (end, ever) in each)
 
 
-def ml1(length: int, split: str, sees_object: bool, start: Tensor | None = None) -> Trials:
+def ml1(length: int, split: str, hides_object: bool, start: Tensor | None = None) -> Trials:
     """Trials of ML1 reach; what is seen counts from where the training tasks start."""
     from quickstudy.tasks.metaworld import SEEN, MetaWorld
 
-    env = MetaWorld("ML1", "reach", split=split, seed=0 if sees_object else 2, length=length)  # type: ignore[arg-type]
+    env = MetaWorld("ML1", "reach", split=split, seed=2 if hides_object else 0, length=length)  # type: ignore[arg-type]
     shown = torch.ones(SEEN)
-    if not sees_object:  # hand and gripper, now and a step ago, are all the rest
+    if hides_object:  # hand and gripper, now and a step ago, are all the rest
         shown[4:18] = shown[22:36] = 0
     if start is None:
         parts = [env.reset(some, generator(0))[1] for some in env.known().split(ROBOTS)]
@@ -172,7 +184,7 @@ def main() -> None:
     begin = time.perf_counter()
     parser = argparse.ArgumentParser()
     parser.add_argument("--stand-in", action="store_true", help="a point in the robot's place; records nothing")
-    parser.add_argument("--sees-object", action="store_true", help="as the benchmark has it")
+    parser.add_argument("--hides-object", action="store_true", help="shows the hand only")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of this call's training")
     parser.add_argument("--steps", type=int, default=400, help="times that trials are collected")
@@ -187,7 +199,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message="Constant")  # the experts' moves are cut off at the bounds
     RUNS.mkdir(parents=True, exist_ok=True)
-    name = f"reach-object-{options.seed}" if options.sees_object else f"reach-{options.seed}"
+    name = f"reach-blind-{options.seed}" if options.hides_object else f"reach-{options.seed}"
     notes, file = RUNS / f"{name}.json", RUNS / f"{name}.safetensors"
     if options.stand_in:
         known: dict[str, Any] = {"curve": [], "minutes": 0.0}
@@ -196,7 +208,7 @@ def main() -> None:
         trials = Trials(point, point.reset(near, generator(0))[1].mean(0), torch.ones(8))
     else:
         known = json.loads(notes.read_text()) if notes.is_file() and file.is_file() else {"curve": [], "minutes": 0.0}
-        trials = ml1(options.length, "train", options.sees_object)
+        trials = ml1(options.length, "train", options.hides_object)
         near = trials.environment.known()  # type: ignore[attr-defined]
     curve = known["curve"]
     method = RL2(
@@ -228,10 +240,10 @@ def main() -> None:
         print("time is up")
     if options.stand_in:
         return
-    taken, command = curve[-1]["steps"], COMMAND + " --sees-object" * options.sees_object
-    said = f"ML1 reach by RL2{'' if options.sees_object else ' blind to the object'}, goals never met, "
+    taken, command = curve[-1]["steps"], COMMAND + " --hides-object" * options.hides_object
+    said = f"ML1 reach by RL2{' blind to the object' if options.hides_object else ''}, goals never met, "
     for length in (options.length, LONG):
-        test = ml1(length, "test", options.sees_object, trials.start)
+        test = ml1(length, "test", options.hides_object, trials.start)
         new = test.environment.known()  # type: ignore[attr-defined]
         actors: dict[str, Callable[[Tensor], Policy]] = {
             "RL2": lambda _: method.explorer(),
@@ -251,8 +263,9 @@ def main() -> None:
                 rows.append(Row(
                     "meta-world", f"{said}after {taken} steps in episodes of {options.length} with steeper rewards: "
                     f"success {when} of the {episode} episode of {length} steps ({others})", "success",
-                    float(each.mean()), interval.low, interval.high, n=len(each), seeds=1, target=0.9, better="higher",
-                    source="issue: ML1-reach RL2 at least .9", tier="cpu", minutes=minutes, command=command,
+                    float(each.double().mean()), interval.low, interval.high, n=len(each), seeds=1, target=0.9,
+                    better="higher", source="issue: ML1-reach RL2 at least .9", tier="cpu", minutes=minutes,
+                    command=command,
                 ))  # fmt: skip
         record(FOLDER, rows, lambda row: row.what.startswith(said) and f"of {length} steps" in row.what)  # noqa: B023
 
