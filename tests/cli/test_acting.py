@@ -99,7 +99,7 @@ def test_an_environment_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("ppo", "--data", "planted"), "learns by acting in an environment; these tasks are labelled examples"),
         (("sac", "--data", "cart-pole", "--shots", "3"), "Expected no --shots: 'cart-pole' is an environment"),
         (("ddpg", "--data", "cart-pole"), "Expected continuous actions"),
-        (("rl2", "--data", "pendulum"), "Expected discrete actions"),
+        (("dqn", "--data", "pendulum"), "Expected discrete actions"),
         (("fitted-q", "--data", "bit-flip"), "Expected a method that is trained over many tasks"),
         (("dagger", "--data", "tabular-mdps", "--set", "widht=3"), "Did you mean 'width'?"),
         (("ppo", "--data", "cart-pole", "--device", "nowhere"), "Expected a device that PyTorch can use here"),

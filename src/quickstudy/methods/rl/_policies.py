@@ -175,7 +175,7 @@ class Actor(nn.Module):
     r"""A distribution over actions, given what is seen.
 
     Discrete: :math:`softmax(f(o))`. Continuous: :math:`N(f(o), diag(\sigma^2))` with a deviation that does not hang
-    on what is seen; the environment takes what is beyond its bounds as the bound.
+    on what is seen (:func:`gaussian`).
 
     Args:
         problem: what is seen and done.
@@ -218,11 +218,21 @@ class Actor(nn.Module):
         if self.discrete:
             return Categorical(logits=output, validate_args=False)
         own = self.log_deviation[which_task(observation, self.own)] if self.own else self.log_deviation
-        return Independent(Normal(output, own.exp().expand_as(output), validate_args=False), 1, validate_args=False)
+        return gaussian(output, own)
 
     def predict(self, observation: Tensor) -> Prediction:
         """What ``adapt`` promises: logits, or a distribution."""
         return self(observation) if self.discrete else self.distribution(observation)
+
+
+def gaussian(mean: Tensor, log_deviation: Tensor) -> Distribution:
+    r""":math:`N(\mu, diag(\sigma^2))` over continuous actions; the environment clips it to its bounds.
+
+    Shape:
+        ``mean [..., a]``; the log-deviation alike, or ``[a]`` for all.
+    """
+    normal = Normal(mean, log_deviation.exp().expand_as(mean), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
 
 
 def flat(observation: Tensor, axes: int) -> Tensor:
