@@ -12,7 +12,7 @@ from torch import Tensor
 from quickstudy.combine import mean
 from quickstudy.core import Advised, Advises, Environment, Explorer, Imitates, InputError, Policy, Trajectory
 from quickstudy.tasks.acting import sent
-from quickstudy.training._loop import Combine, Descent, Progress, under
+from quickstudy.training._loop import Combine, Descent, Progress, tasks_of, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import collect
 
@@ -154,7 +154,7 @@ def fit_imitation(
         data = [joined([*data, trials])]
         loss = 0.0
         for number in range(passes):
-            loss += descent.step(turn * passes + number, method(data[0]), combine) / passes
+            loss += descent.step(turn * passes + number, method(data[0]), combine, tasks_of(combine, data[0])) / passes
         history.step.append(turn + 1)
         history.loss.append(loss)
         history.score.append(float(trials.reward.sum(1).mean()))
