@@ -23,7 +23,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from quickstudy.combine import PCGrad, mean
 from quickstudy.evaluation.claims import Row, record
@@ -135,6 +138,26 @@ def main() -> None:
         if kind not in ("one net", "heads, rewards alike"):
             claim(name, kind, "one net", 0.0, "higher", "computed: better")
     record(FOLDER, rows)
+    if not options.only:
+        with rc_context({"svg.hashsalt": "off-policy", "svg.fonttype": "none"}):
+            draw(runs).savefig(FOLDER / "off_policy.svg", metadata={"Date": None})
+
+
+def draw(runs: dict[tuple[str, str], list[dict[str, float]]]) -> Figure:
+    """Each run a dot, and the mean of a method's runs a line."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(METHODS), sharey=True), METHODS, strict=True):
+        for place, kind in enumerate(reversed(KINDS)):
+            found = [run["success"] for run in runs.get((name, kind), [])]
+            if found:
+                colour = "#009E73" if kind == "heads, rewards alike" else "#0072B2"
+                shift = np.linspace(-0.2, 0.2, len(found))
+                axes.plot(found, place + shift, "o", color=colour, alpha=0.5, ms=4, mew=0)
+                axes.plot([np.mean(found)] * 2, [place - 0.3, place + 0.3], color=colour)
+        axes.set(xlim=(-0.04, 1.04), title=name.upper() if name != "soft-q" else "soft Q", xlabel="goals reached")
+        axes.set_yticks(range(len(KINDS)), reversed(KINDS))
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 if __name__ == "__main__":

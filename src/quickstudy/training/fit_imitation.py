@@ -122,7 +122,8 @@ def fit_imitation(
         The history, an entry a round; its score is the mean total reward of the round's trials, whoever acted.
 
     Raises:
-        InputError: the method does not learn from a teacher.
+        InputError: the method does not learn from a teacher. The combination goes by tasks, and observations do not end
+            with their identity.
         RunError: a loss is not finite, or what the environment gave (names the step and the trial). In the second case
             the checkpoint has all that was learned before.
     """

@@ -81,6 +81,7 @@ def fit_off_policy(
 
     Raises:
         InputError: the method has no target nets to follow: it learns from its own present trials, see ``fit_rl``.
+            The combination goes by tasks, and observations do not end with their identity, or steps are compiled.
         RunError: a loss is not finite, or what the environment gave (names the step). In the second case the checkpoint
             has all that was learned before. The losses cannot be compiled.
     """

@@ -55,7 +55,8 @@ def fit_offline(
         The history; it has no scores, since nobody acts.
 
     Raises:
-        InputError: the method learns from its own present trials, see ``fit_rl``; the memory is empty.
+        InputError: the method learns from its own present trials, see ``fit_rl``; the memory is empty. The
+            combination goes by tasks, and observations do not end with their identity.
         RunError: a loss is not finite (names the step).
     """
     targets = follower(method)

@@ -116,6 +116,7 @@ def fit_rl(
         The history; its score is the mean total reward of the trials since the entry before, each in a new task.
 
     Raises:
+        InputError: the combination goes by tasks, and observations do not end with their identity.
         RunError: a loss is not finite, or what the environment gave (names the step and the task). In the second case
             the checkpoint has all that was learned before.
     """
