@@ -14,11 +14,14 @@ nets as they were trained (after PPO's first pass nothing is clipped), and of g_
 it was, mean over actor and critic. `off_policy.py` has SAC, DQN and soft Q-learning.
 
 How far one net gets hangs on its budget: after twice the steps it came to .88 [.72, 1.00], PCGrad and heads to 1.00.
+Missed: the embedding is no better than the one net. A first layer that sees the identity learns a vector for each task
+anyway, and nothing keeps loud tasks from being heard first in all that is shared.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -62,12 +65,19 @@ def train(kind: str, seed: int, steps: int = STEPS) -> PPO:
     heads, share = K if kind in SHARED else 0, SHARED.get(kind, "trunk")
     method = PPO(env.problem, heads=heads, share=share, width=64, discount=0.9, generator=generator(seed))
     combine = PCGrad(parts(method), K, generator(200 + seed)) if kind == "PCGrad" else mean
-    file = RUNS / f"{kind.replace(' ', '-')}-{seed}.safetensors"
+    file, begin = RUNS / f"{name_of(kind, seed)}.safetensors", time.perf_counter()
     fit_rl(
         method, env, steps=steps, tasks=TRIALS, passes=PASSES, lr=5e-3, every=steps, combine=combine,
         generator=generator(100 + seed), checkpoint=file, resume=True,
     )  # fmt: skip
+    if not file.with_suffix(".json").is_file():
+        file.with_suffix(".json").write_text(json.dumps({"minutes": (time.perf_counter() - begin) / 60}))
     return method
+
+
+def name_of(kind: str, seed: int) -> str:
+    """What a run's files are called."""
+    return f"{kind.replace(' ', '-')}-{seed}"
 
 
 def success(kind: str, method: PPO) -> float:
@@ -115,26 +125,25 @@ def main() -> None:
         )  # fmt: skip
 
     found, took, nets = {}, {}, {}
+    kept = lambda kind, seed: json.loads((RUNS / f"{name_of(kind, seed)}.json").read_text())  # noqa: E731
     for kind, (target, better) in KINDS.items():
-        begin = time.perf_counter()
         nets[kind] = [train(kind, seed) for seed in range(seeds)]
         found[kind] = [success(kind, method) for method in nets[kind]]
-        took[kind] = (time.perf_counter() - begin) / 60
+        took[kind] = sum(kept(kind, seed)["minutes"] for seed in range(seeds))
         source = "issue target" if kind != "nothing shared" else "computed: that of heads"
         claim(
             kind, found[kind], target, better, source, took[kind],
             system="pcgrad-rl" if kind == "PCGrad" else "multitask-rl",
         )  # fmt: skip
     for kind in ("embedding", "heads", "nothing shared", "PCGrad"):
-        gain = [a - b for a, b in zip(found[kind], found["one net"], strict=True)]
+        gain = [round(a - b, 9) for a, b in zip(found[kind], found["one net"], strict=True)]
         claim(
-            f"{kind}, minus one net", gain, 0.0, "higher", "computed: better", took[kind] + took["one net"],
+            f"{kind}, minus one net", gain, 0.1, "higher", "computed: one goal more", took[kind] + took["one net"],
             system="pcgrad-rl" if kind == "PCGrad" else "multitask-rl", least=-1.0,
         )  # fmt: skip
-    begin = time.perf_counter()
     shares = [conflict(method, seed) for seed, method in enumerate(nets["one net"])]
     before, after = [share[0] for share in shares], [share[1] for share in shares]
-    minutes, metric = (time.perf_counter() - begin) / 60, "share of pairs of tasks"
+    minutes, metric = took["one net"], "share of pairs of tasks"
     fewer = [b - a for b, a in zip(before, after, strict=True)]
     there, falls = "computed: conflict is there", "computed: conflict falls"
     for what, values, target, better, source, least in (
