@@ -1,6 +1,6 @@
 """Training wheels: with help that fades, learners do what they do not learn without; shaping changes no optimum.
 
-    python recipes/training-wheels/recipe.py           # 40 training runs of half a minute each on one core
+    python recipes/training-wheels/recipe.py           # 50 training runs of half a minute each on one core
     python recipes/training-wheels/recipe.py exact     # what shaping does to the optimum, in seconds
 
 Snake: 31 cells in a winding corridor, 28 steps from the start to the goal, which alone is rewarded; 100 steps an
@@ -23,8 +23,12 @@ of 4 x 4: the mean of a block's cells, which gives each of them what the block l
 rewarded alone, blurring gained nothing: what lacked there was a reward to learn from. With the wheel it comes to .88
 [.75, 1], a little below the .9 that was aimed at: seeds differ.
 
+Lock: a dial that has to be turned to eight places one after another, each to within .05 of a half turn, in 30 steps; a
+wrong turn costs a step, and the last right one alone is rewarded. PPO begins by turning eight right in one episode of
+10,000, and with five coarse places, at full help, in every other one; as help fades it has to turn exactly.
+
 Each wheel fades where the mean reward says so (``Fading``). Scores are those of the mode of the policy (RL2: of its
-draws) without any help. Settings were tried on seed 0, the grid's on 0 and 1. Finished runs are kept in
+draws) without any help. Settings were tried on seed 0, the grid's and the lock's on 0 and 1. Finished runs are kept in
 ``runs/training-wheels``.
 """
 
@@ -40,11 +44,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from quickstudy.core import Environment, Policy
+from quickstudy.core import Environment, Policy, Problem
 from quickstudy.curricula import Fading, Taught
 from quickstudy.evaluation.claims import Row, record
 from quickstudy.evaluation.statistics import between_seeds
@@ -54,7 +59,7 @@ from quickstudy.tasks.acting import Wrapped
 from quickstudy.tasks.grids import Maze, geometry, open_grid
 from quickstudy.tasks.tabular import TabularMDPs, value_iteration
 from quickstudy.tasks.tmaze import TMaze
-from quickstudy.tasks.wheels import Breadcrumbs, CoarserStates, CoarserTime, HeadStart, ShownMore
+from quickstudy.tasks.wheels import Breadcrumbs, CoarserActions, CoarserStates, CoarserTime, HeadStart, ShownMore
 from quickstudy.training import collect, first_returns, fit_rl
 
 LAYOUT = (".........", "########.", ".........", ".########", ".........")
@@ -63,6 +68,7 @@ SPARSE = {"elsewhere": 0.0, "at_goal": 1.0, "shows_goal": False}
 SNAKE = Maze(LAYOUT, (0, 0), ((4, 8),), length=100, **SPARSE)  # type: ignore[arg-type]
 GRID = Maze(open_grid(SIDE, SIDE), None, ((SIDE // 2, SIDE // 2),), length=60, **SPARSE)  # type: ignore[arg-type]
 SIGN = TMaze(30, length=100)
+CODE, WITHIN = (0.5, -0.5, 0.0, 0.5, -0.5, 0.0, -0.5, 0.5), 0.05
 TEST = 200
 RUNS, FOLDER = Path("runs/training-wheels"), Path(__file__).parent
 COMMAND = "python recipes/training-wheels/recipe.py"
@@ -70,6 +76,48 @@ COMMAND = "python recipes/training-wheels/recipe.py"
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A dial to be turned to the places of a code, one a step; 1 for the last of them.
+
+    Shape:
+        tasks ``[T, 1]`` (there is but one), state ``[T, 2]`` (places that are done, steps so far), observation
+        ``[T, places]`` (which is next, one-hot), action ``[T, 1]``.
+    """
+
+    length: int = 30
+
+    @property
+    def problem(self) -> Problem:
+        return Problem((len(CODE),), "regression", 1)
+
+    @property
+    def horizon(self) -> int:
+        return self.length
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.zeros(n, 1)
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        state = tasks.new_zeros(len(tasks), 2)
+        return state, self.see(state)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        place, time = state.unbind(1)
+        right = (action[:, 0] - torch.tensor(CODE)[place.long()]).abs() <= WITHIN
+        state = torch.stack([place + right, time + 1], 1)
+        terminated = state[:, 0] == len(CODE)
+        return state, self.see(state), terminated.float(), terminated, (state[:, 1] >= self.length) & ~terminated
+
+    def see(self, state: Tensor) -> Tensor:
+        return F.one_hot(state[:, 0].long().clamp_max(len(CODE) - 1), len(CODE)).float()
+
+
+LOCK = Lock()
 
 
 def near(state: Tensor, tasks: Tensor) -> Tensor:
@@ -110,10 +158,11 @@ SETTINGS: dict[str, tuple[Any, Wheel, Enough, float, int, int, int]] = {
     "breadcrumbs": (SNAKE, lambda: Breadcrumbs(SNAKE, near, DISCOUNT), with_crumbs, 0.1, 32, 70, 16),
     "coarser time": (SNAKE, lambda: CoarserTime(SNAKE, 8), 0.8, 0.1, 32, 70, 16),
     "shown more": (SIGN, lambda: ShownMore(SIGN, SIGN.shown), 0.8, 0.1, 32, 70, 32),
+    "coarser actions": (LOCK, lambda: CoarserActions(LOCK, 5), 0.8, 0.1, 32, 105, 16),
     "coarser states": (GRID, lambda: CoarserStates(Nearing(GRID), blocks), 2.5, 0.1, 2, 30, 2),
 }
-PLAIN = {"snake": "head start", "t-maze": "shown more", "grid": "coarser states"}
-FAILS = {"snake": 0.1, "t-maze": 0.1, "grid": 0.5}
+PLAIN = {"snake": "head start", "t-maze": "shown more", "lock": "coarser actions", "grid": "coarser states"}
+FAILS = {"snake": 0.1, "t-maze": 0.1, "lock": 0.1, "grid": 0.5}
 NOTE = 5
 
 
@@ -136,12 +185,13 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
         method: PPO | RL2 = RL2(world.problem, width=32, discount=DISCOUNT, gae=0.95, generator=generator(seed))
     else:
         discount = 0.9 if world is GRID else DISCOUNT
-        method = PPO(world.problem, discount=discount, entropy_weight=0.01, generator=generator(seed))
+        entropy = 0.0 if world is LOCK else 0.01  # a turn has to become exact
+        method = PPO(world.problem, discount=discount, entropy_weight=entropy, generator=generator(seed))
     test, begin, curve = world.sample(TEST, generator(1)), time.perf_counter(), []
 
     def score() -> float:
         policy: Policy = best_of(method) if isinstance(method, PPO) else method.explorer()
-        few = test[:1] if world is SNAKE else test  # one task, no chance: once is enough
+        few = test[:1] if world in (SNAKE, LOCK) else test  # one task, no chance: once is enough
         with torch.no_grad():
             return float(first_returns(collect(world, policy, few, generator(2))).mean())
 
@@ -149,7 +199,7 @@ def train(name: str, kind: str, seed: int) -> dict[str, Any]:
         if done % NOTE == 0:
             curve.append((done, score(), None if fading is None else float(fading.help)))
 
-    passes, lr = (8, 5e-3) if world is SIGN else (10, 3e-3)
+    passes, lr = {SIGN: (8, 5e-3), LOCK: (10, 6e-3)}.get(world, (10, 3e-3))
     fit_rl(
         method, environment, steps=steps, tasks=tasks, passes=passes, lr=lr, generator=generator(100 + seed),
         progress=progress,
@@ -234,7 +284,7 @@ def main() -> None:
     runs = {key: [train(*key, seed) for seed in range(options.seeds)] for key in wanted}
     if options.only:
         return
-    rows, worlds = exact(), {SNAKE: "snake", SIGN: "t-maze", GRID: "grid"}
+    rows, worlds = exact(), {SNAKE: "snake", SIGN: "t-maze", LOCK: "lock", GRID: "grid"}
 
     def claim(what: str, values: list[float], target: float, better: str, source: str, took: float) -> None:
         over = between_seeds(values, TEST, -1.0, 1.0)
@@ -275,12 +325,12 @@ def main() -> None:
 
 def draw(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
     """What is earned without help, and how much help there still is, over training."""
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr]
-    columns = figure.subplots(2, 3, sharex="col", sharey="row", gridspec_kw={"height_ratios": (1.6, 1)})
+    columns = figure.subplots(2, 4, sharex="col", sharey="row", gridspec_kw={"height_ratios": (1.6, 1)})
     colours = ("#0072B2", "#D55E00", "#009E73")
     snake = ("head start", "breadcrumbs", "coarser time")
-    of = {"snake": snake, "t-maze": ("shown more",), "grid": ("coarser states",)}
+    of = {"snake": snake, "t-maze": ("shown more",), "lock": ("coarser actions",), "grid": ("coarser states",)}
     for (top, bottom), (world, names) in zip(columns.T, of.items(), strict=True):
         longest = SETTINGS[names[0]][5]
         lines = [(name, "faded", colour) for name, colour in zip(names, colours, strict=False)]
@@ -292,7 +342,9 @@ def draw(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> Figure:
             top.fill_between(x, y.min(0), y.max(0), color=colour, alpha=0.15, lw=0)
             if kind == "faded":
                 bottom.plot(x, np.mean([[point[2] for point in curve] for curve in curves], 0), color=colour)
-        top.set_title({"snake": "Snake", "t-maze": "T-maze", "grid": "Grid"}[world], fontsize=10, pad=36)
+        top.set_title(
+            {"snake": "Snake", "t-maze": "T-maze", "lock": "Lock", "grid": "Grid"}[world], fontsize=10, pad=36
+        )
         top.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         bottom.set(xlabel="training step", ylim=(-0.03, 1.03))
         for axes in (top, bottom):

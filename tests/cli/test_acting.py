@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import pytest
 import torch
 from PIL import Image
@@ -98,7 +99,7 @@ def test_an_environment_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixtur
         (("ppo", "--data", "planted"), "learns by acting in an environment; these tasks are labelled examples"),
         (("sac", "--data", "cart-pole", "--shots", "3"), "Expected no --shots: 'cart-pole' is an environment"),
         (("ddpg", "--data", "cart-pole"), "Expected continuous actions"),
-        (("rl2", "--data", "pendulum"), "Expected discrete actions"),
+        (("dqn", "--data", "pendulum"), "Expected discrete actions"),
         (("fitted-q", "--data", "bit-flip"), "Expected a method that is trained over many tasks"),
         (("dagger", "--data", "tabular-mdps", "--set", "widht=3"), "Did you mean 'width'?"),
         (("ppo", "--data", "cart-pole", "--device", "nowhere"), "Expected a device that PyTorch can use here"),
@@ -125,6 +126,18 @@ def test_what_cannot_be_watched(maze: Path, tmp_path: Path, capsys: pytest.Captu
     assert "Expected a run that acts in an environment. Found one of 'ridge' on 'school'" in capsys.readouterr().err
     assert run("evaluate", maze, "--shots", 2) == 2
     assert "which has no examples" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the library leaves a pipe open
+def test_a_film_is_also_written_as_mp4(maze: Path, tmp_path: Path) -> None:
+    assert run("watch", maze, "--tasks", 2, "--output", tmp_path / "film.mp4") == 0
+    with Image.open(maze / "watch.gif") as film:
+        frames, shown = film.n_frames, film.size  # type: ignore[attr-defined]
+    found = imageio_ffmpeg.read_frames(str(tmp_path / "film.mp4"))
+    facts = next(found)
+    assert facts["size"] == tuple(side // 2 * 2 for side in shown)
+    assert frames - 2 <= len(list(found)) <= frames + round(facts["fps"]) + 2  # the last one stands for a second
+    assert [file.name for file in tmp_path.iterdir()] == ["film.mp4"]
 
 
 def test_mp4_needs_a_library(maze: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -366,6 +366,45 @@ def test_a_step_goes_to_the_task_that_it_served_best() -> None:
     assert torch.equal(new.observation[own[:, 0]], plain.observation[own[:, 0]])
 
 
+def test_among_few_tasks_it_is_the_best_of_all() -> None:
+    """With so many candidates that both tasks are among them, against every step's own future, step by step."""
+    bits, tasks = BitFlip(3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+
+    class Two(BitFlip):
+        def sample(self, n: int, generator: torch.Generator) -> Tensor:
+            return tasks[torch.randint(2, (n,), generator=generator)]
+
+    past, chance = Replay(40), generator(0)
+    env, now = Two(3), tasks[torch.tensor([0, 1, 0, 1])]
+    state, seen = env.reset(now, chance)
+    for _ in range(40):
+        action = torch.randint(3, (4,), generator=chance)
+        state, after, reward, terminated, truncated = env.step(state, action, now, chance)
+        past.add(seen, action, reward, terminated, truncated, after)
+        over = (terminated | truncated).unsqueeze(1)
+        fresh, begun = env.reset(now, chance)
+        state, seen = fresh.where(over, state), begun.where(over, after)
+    slot, row = past.draw(200, generator(3))
+    new = TaskRelabelling(env, candidates=40, share=1.0, discount=0.9)(past, slot, row, past.take(slot, row), chance)
+    given, moved = bits.goals(new.observation)[1][:, 0], 0
+    for i in range(200):
+        worth = []
+        for task in tasks:
+            total, at = 0.0, int(slot[i])
+            for ahead in range(40 - int(slot[i])):
+                reward, reached = env.outcome(env.goals(past.parts["after"][at, row[i]])[0], task)
+                total += 0.9**ahead * float(reward)
+                if reached or past.parts["terminated"][at, row[i]] or past.parts["truncated"][at, row[i]]:
+                    break
+                at += 1
+            worth.append(total)
+        own = int((tasks == now[row[i]]).all(1).nonzero()[0])
+        best = own if worth[own] == max(worth) else 1 - own
+        assert torch.equal(given[i], tasks[best])
+        moved += best != own
+    assert 20 < moved < 180
+
+
 # --- the loop ---------------------------------------------------------------------------------------------------------
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
 from quickstudy.core import InputError, Problem, RunError, Trajectory
 from quickstudy.methods.rl._returns import returns_to_go
 from quickstudy.methods.rl.rl2 import RL2
 from quickstudy.tasks.bandits import BernoulliBandits, RandomArm, Thompson
 from quickstudy.tasks.classic import CartPole
+from quickstudy.tasks.point import PointRobot
 from quickstudy.training.fit_rl import collect, fit_rl
 
 
@@ -26,6 +29,25 @@ class OnePays(BernoulliBandits):
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.eye(self.arms)[torch.randint(self.arms, (n,), generator=generator)]
+
+
+class HiddenNumber:
+    """Episodes of one step: say the number that is the task, which earns minus the squared error. Three a trial."""
+
+    problem = Problem((0,), "regression", 1)
+    horizon = 3
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return 2 * torch.rand(n, 1, generator=generator) - 1
+
+    def reset(self, tasks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return tasks.new_zeros(len(tasks), 0), tasks.new_zeros(len(tasks), 0)
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        never = torch.zeros(len(tasks), dtype=torch.bool)
+        return state, state, -(action.clamp(-1, 1) - tasks).square().squeeze(1), ~never, never
 
 
 def pick(trial: Trajectory, index: slice) -> Trajectory:
@@ -58,6 +80,31 @@ def test_the_gradient_is_the_policy_gradient_of_one_pull() -> None:
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
     assert max(float(b.abs().max()) for b in expected) > 1e-3
+
+
+def test_the_gradient_is_the_policy_gradient_of_a_continuous_action() -> None:
+    r"""With :math:`r = -(a - c)^2`, :math:`E r = -(\mu - c)^2 - \sigma^2`; quadrature makes the expectation exact."""
+    method = RL2(HiddenNumber().problem, value_weight=0.0, entropy_weight=0.0, generator=generator(1)).double()
+    with torch.no_grad():
+        method.policy_head.bias.fill_(0.3)
+    policy = method.explorer()
+    seen = method.see(torch.zeros(1, 0), policy.start(1))
+    mean, deviation = method.policy_head(seen[:, : method.width]).squeeze(), method.log_deviation.exp().squeeze()
+    node, weight = (torch.tensor(part) for part in np.polynomial.hermite_e.hermegauss(8))
+    action = (mean + deviation * node).detach()
+    each = Trajectory(
+        observation=torch.zeros(8, 1, 0, dtype=torch.float64),
+        action=action.view(8, 1, 1),
+        reward=-(action - 0.7).square().unsqueeze(1),
+        done=torch.ones(8, 1, dtype=torch.float64),
+        log_prob=Normal(mean, deviation).log_prob(action).detach().unsqueeze(1),
+    )
+    parameters = [*method.memory.parameters(), *method.policy_head.parameters(), method.log_deviation]
+    found = torch.autograd.grad((weight / weight.sum() * method.losses(each)).sum(), parameters)
+    expected = torch.autograd.grad((mean - 0.7).square() + deviation.square(), parameters)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+    assert float(expected[-1]) == pytest.approx(2 * 0.6**2)
 
 
 def values(method: RL2, trial: Trajectory) -> Tensor:
@@ -154,6 +201,18 @@ def test_what_is_read_is_what_was_done() -> None:
     torch.testing.assert_close(now, trial.log_prob)
 
 
+def test_a_continuous_action_is_read_as_it_was_done() -> None:
+    """Its probability is that of the number drawn; what the nets read is what the environment did, within bounds."""
+    world = PointRobot(length=3, episodes=2)
+    method = RL2(world.problem, deviation=2.0, generator=generator(2))
+    trial = collect(world, method.explorer(), world.sample(6, generator(0)), generator(0))
+    assert (trial.action.abs() > 1).any() and trial.done[0].tolist() == [0, 0, 1] * 2
+    inputs = method._inputs(trial)
+    assert torch.equal(inputs[:, 1:, 2:4], trial.action[:, :-1].clamp(-1, 1)) and not inputs[:, 0, 2:].any()
+    assert torch.equal(inputs[:, 1:, 4], trial.reward[:, :-1]) and torch.equal(inputs[:, 1:, 5], trial.done[:, :-1])
+    torch.testing.assert_close(method._policy(method.memory(inputs)[0], trial.action)[0], trial.log_prob)
+
+
 def test_adapting_to_a_history_is_to_have_lived_it() -> None:
     bandits = BernoulliBandits(3, 8)
     method = RL2(bandits.problem, generator=generator(3))
@@ -223,6 +282,16 @@ def test_learns_which_arm_pays() -> None:
     assert history.step == [30, 60] and history.score[1] > history.score[0]
 
 
+def test_each_episode_comes_nearer_to_a_hidden_number() -> None:
+    """Blind, -1/3 is the best that there is on average. Only what came of earlier episodes tells more."""
+    world = HiddenNumber()
+    method = RL2(world.problem, width=32, discount=1.0, entropy_weight=0.0, generator=generator(0))
+    fit_rl(method, world, steps=100, tasks=128, passes=8, lr=1e-2, generator=generator(1))
+    trial = collect(world, method.explorer(), world.sample(1000, generator(9)), generator(9))
+    first, second, third = trial.reward.mean(0).tolist()
+    assert first < second < third and second > -1 / 3 + 0.05 and third > -0.1
+
+
 class Killed(Exception):
     pass
 
@@ -268,8 +337,6 @@ def test_training_on_a_policy_without_probabilities_stops() -> None:
 
 
 def test_says_what_it_cannot_do() -> None:
-    with pytest.raises(InputError, match=r"Expected discrete actions.*Found 'regression'"):
-        RL2(Problem((3,), "regression", 2))
     with pytest.raises(InputError, match=r"Expected credit 'trial' or 'episode'. Found 'step'"):
         RL2(Problem((3,), "classification", 2), credit="step")  # type: ignore[arg-type]
     assert "acting in an environment" in RL2.refuses(Problem((3,), "classification", 2))

@@ -16,11 +16,22 @@ from quickstudy.tasks.grids import Maze
 from quickstudy.tasks.point import PointRobot
 from quickstudy.tasks.tabular import TabularMDPs, value_iteration
 from quickstudy.tasks.tmaze import TMaze
-from quickstudy.tasks.wheels import Breadcrumbs, CoarserStates, CoarserTime, HeadStart, ShownMore, apart, helped
+from quickstudy.tasks.wheels import (
+    Breadcrumbs,
+    CoarserActions,
+    CoarserStates,
+    CoarserTime,
+    HeadStart,
+    ShownMore,
+    apart,
+    helped,
+)
+from quickstudy.tasks.worlds import bare
 from quickstudy.training import collect, first_returns, fit_rl
 
 CORRIDOR = Maze((".......",), (0, 0), ((0, 6),), length=20, elsewhere=0.0, at_goal=1.0)
 SIGN = TMaze(3)
+ROBOT = PointRobot(length=6)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -39,6 +50,7 @@ WHEELS: dict[str, Environment] = {
     "head start": HeadStart(CORRIDOR, CORRIDOR.oracle, 5),
     "breadcrumbs": Breadcrumbs(CORRIDOR, near, 0.9),
     "coarser states": CoarserStates(CORRIDOR, torch.zeros_like),
+    "coarser actions": CoarserActions(ROBOT, 3),
     "coarser time": CoarserTime(CORRIDOR, 3),
     "shown more": ShownMore(SIGN, SIGN.shown),
     "two of them": CoarserTime(Breadcrumbs(CORRIDOR, near, 0.9), 3),
@@ -47,16 +59,16 @@ WHEELS: dict[str, Environment] = {
 
 @pytest.mark.parametrize("wheel", WHEELS.values(), ids=WHEELS)
 def test_without_help_an_episode_is_that_of_the_world_and_with_help_it_is_not(wheel: Environment) -> None:
-    world = SIGN if isinstance(wheel, ShownMore) else CORRIDOR
+    world = bare(wheel)
     tasks = world.sample(6, generator(0))
-    bare = collect(world, at_random(world.problem), tasks, generator(1))
+    without = collect(world, at_random(world.problem), tasks, generator(1))
     deep = 2 if wheel is WHEELS["two of them"] else 1
     for help, same in ((0.0, True), (1.0, False)):
         given = tasks
         for _ in range(deep):
             given = helped(given, help)
         trials = collect(wheel, at_random(world.problem), given, generator(1))
-        equal = [torch.equal(getattr(bare, name), getattr(trials, name))
+        equal = [torch.equal(getattr(without, name), getattr(trials, name))
                  for name in ("observation", "action", "reward", "done", "terminated", "after")]  # fmt: skip
         assert all(equal) is same
     drawn = wheel.sample(5, generator(2))
@@ -143,6 +155,16 @@ def test_blurred_is_between_what_is_there_and_the_coarser_view() -> None:
     fine = torch.cat([0.1 * push, tasks], 1)
     coarse = (fine / 0.25).round() * 0.25
     torch.testing.assert_close(seen, torch.stack([fine[0], (fine[1] + coarse[1]) / 2, coarse[2]]))
+
+
+def test_what_is_done_is_between_what_was_chosen_and_the_level_next_to_it() -> None:
+    wheel = CoarserActions(ROBOT, 5)
+    tasks = helped(torch.zeros(4, 2), torch.tensor([0.0, 0.5, 1.0, 1.0]))
+    push = torch.tensor([[0.3, -0.9], [0.3, -0.9], [0.3, -0.9], [-1.7, 0.2]])
+    state, _ = wheel.reset(tasks, generator(1))
+    _, seen, *_ = wheel.step(state, push, tasks, generator(1))
+    expected = torch.tensor([[0.3, -0.9], [0.4, -0.95], [0.5, -1.0], [-1.0, 0.0]])
+    torch.testing.assert_close(seen, 0.1 * expected)
 
 
 def test_a_decision_lasts_as_long_as_the_help_says_but_not_beyond_the_end() -> None:
@@ -264,6 +286,10 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         HeadStart(CORRIDOR, CORRIDOR.oracle, 0)
     with pytest.raises(InputError, match="discount from 0 to 1"):
         Breadcrumbs(CORRIDOR, near, 1.1)
+    with pytest.raises(InputError, match="at least 2 levels"):
+        CoarserActions(ROBOT, 1)
+    with pytest.raises(InputError, match="continuous actions to make coarser. Found 'classification'"):
+        CoarserActions(CORRIDOR)
     with pytest.raises(InputError, match="at least 2 steps of a decision"):
         CoarserTime(CORRIDOR, 1)
     with pytest.raises(InputError, match="delta"):

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor
 
 from quickstudy.combine.pcgrad import PCGrad
 
-__all__ = ["PCGrad", "mean", "worst"]
+__all__ = ["ByTask", "PCGrad", "mean", "worst"]
+
+
+@runtime_checkable
+class ByTask(Protocol):
+    """A combination that has to know which loss is of which of its ``tasks`` tasks; loops tell it."""
+
+    tasks: int
+
+    def __call__(self, losses: Tensor, task: Tensor | None = None) -> Tensor:
+        """One number. Shape: losses and task ids both ``[T]``."""
 
 
 def mean(losses: Tensor) -> Tensor:

@@ -20,13 +20,17 @@ class PCGrad:
     a method (actor and critic) are treated apart. A call gives a number with the value of the mean loss and with this
     gradient, so it stands where any combination does (``fit_rl(combine=...)``).
 
+    A task's loss is the mean of the losses that are its own. Which those are the loops tell: by the ids of episodes, or
+    by the identity that observations end with (:class:`quickstudy.tasks.identity.SeesIdentity`). So steps drawn from a
+    memory may come in any order, and a task of which none was drawn asks for nothing.
+
     Args:
-        parts: the parameters of each part.
-        tasks: K; loss i belongs to task ``i % K``.
+        parts: the parameters of each part; those that are in none stay as they are.
+        tasks: K.
         generator: draws the orders. A run that is to resume exactly should not use it without saving its state.
 
     Shape:
-        ``[T]`` to ``[]``, T a multiple of K.
+        losses ``[T]`` and task ids ``[T]`` to ``[]``. Without ids loss i is of task ``i % K``.
 
     Reference:
         Yu et al. 2020, Gradient surgery for multi-task learning, arXiv:2001.06782.
@@ -35,9 +39,11 @@ class PCGrad:
     def __init__(self, parts: Sequence[Sequence[nn.Parameter]], tasks: int, generator: torch.Generator) -> None:
         self.parts, self.tasks, self.generator = [list(part) for part in parts], tasks, generator
 
-    def __call__(self, losses: Tensor) -> Tensor:
-        """The mean loss, whose gradient is the projected one."""
-        each = losses.unflatten(0, (-1, self.tasks)).mean(0)
+    def __call__(self, losses: Tensor, task: Tensor | None = None) -> Tensor:
+        """The tasks' mean loss, whose gradient is the projected one."""
+        task = torch.arange(len(losses), device=losses.device) % self.tasks if task is None else task
+        mine = (task == torch.arange(self.tasks, device=losses.device).unsqueeze(1)).to(losses)  # [K, T]
+        each = mine @ losses / mine.sum(1).clamp_min(1)
         flat = [parameter for part in self.parts for parameter in part]
         rows = [torch.autograd.grad(one, flat, retain_graph=True, materialize_grads=True) for one in each]
         total, start = each.mean().detach(), 0

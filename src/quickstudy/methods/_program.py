@@ -88,8 +88,8 @@ def captured(
     def program(now: list[Tensor], given: list[Tensor | None]) -> list[Tensor]:
         if [value.data_ptr() for value in now] != places:
             raise RunError(f"Expected the parameters of {whose} where they were at its first step. Found them moved.")
-        pairs = [(own, value) for own, value in zip(held, given, strict=True) if own is not None and value is not None]
-        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+        own, new = ([value for value in values if value is not None] for values in (held, given))
+        torch._foreach_copy_(own, new)
         graph.replay()
         return found
 

@@ -118,7 +118,7 @@ def initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     """Draw all linear and convolutional weights again, He et al. 2015, from a generator of one's own."""
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.numel():  # nothing is seen in a bandit
+        if isinstance(part, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, nonlinearity="relu", generator=generator)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

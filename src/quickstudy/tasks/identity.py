@@ -26,7 +26,7 @@ class SeesIdentity(Wrapped):
     """The same environment, which shows which of its K known tasks it is: one-hot, behind the observation.
 
     All tasks come equally often: the first K draws are tasks 0 to K - 1, and so on in turn. So trial i is of task
-    ``i % K``, which is what :class:`quickstudy.combine.PCGrad` goes by.
+    ``i % K``, also where a loop draws anew for some of its trials.
 
     Args:
         environment: observations ``[T, o]``.

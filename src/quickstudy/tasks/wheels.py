@@ -1,17 +1,18 @@
-r"""Training wheels: the same tasks made easier in five ways, each by as much help as the task itself says.
+r"""Training wheels: the same tasks made easier in six ways, each by as much help as the task itself says.
 
 A task of these environments is one of the environment inside with a number behind it, the help: 1 is all of it, 0 none.
 Without help an episode is that of the environment inside, bit for bit. ``sample`` gives tasks without help: what is to
 be learned. :class:`quickstudy.curricula.Fading` draws those with help and takes it away as the learner copes. Help is
 fixed within an episode and not seen. Wheels can be put around each other: each adds a number of its own.
 
-=================== ================================================================================
-:class:`HeadStart`  a shorter task: a guide has walked part of the way
-:class:`Breadcrumbs` a reward for getting nearer, which is paid back for going away again
-:class:`CoarserStates` what is seen is blurred, so that what is learned here serves there as well
-:class:`CoarserTime` an action is repeated, so that chance leads farther
-:class:`ShownMore`  what is hidden is shown now and then
-=================== ================================================================================
+======================= ================================================================================
+:class:`HeadStart`      a shorter task: a guide has walked part of the way
+:class:`Breadcrumbs`    a reward for getting nearer, which is paid back for going away again
+:class:`CoarserStates`  what is seen is blurred, so that what is learned here serves there as well
+:class:`CoarserActions` what is done is drawn to the nearest of a few actions, so that near misses count
+:class:`CoarserTime`    an action is repeated, so that chance leads farther
+:class:`ShownMore`      what is hidden is shown now and then
+======================= ================================================================================
 """
 
 from __future__ import annotations
@@ -189,6 +190,46 @@ class CoarserStates(Wheel):
         """The mixture. Shape: ``[T, *o]`` and ``[T]`` to ``[T, *o]``."""
         share = help.view(-1, *[1] * (observation.ndim - 1)).to(observation.dtype)
         return torch.lerp(observation, self.coarse(observation), share)
+
+
+@dataclass(frozen=True)
+class CoarserActions(Wheel):
+    r"""What is done is drawn to the nearest of a few actions, each number to one of ``levels``, evenly spaced.
+
+    .. math::
+        a' = (1 - h) \, a + h \, \lfloor a \rceil
+
+    At full help there are ``levels ** a`` things to do, so that chance soon tries them all, and where something exact
+    is asked for a near miss will do. As help fades an action has to be as exact as the environment wants it.
+
+    Args:
+        environment: continuous actions, tasks ``[T, d]``.
+        levels: of each number, from -1 to 1; some of them good ones.
+
+    Raises:
+        InputError: discrete actions; fewer than 2 levels.
+    """
+
+    environment: Environment
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        _at_least("levels of a number", self.levels, 2)
+        if self.environment.problem.kind != "regression":
+            raise InputError(
+                f"Expected continuous actions to make coarser. Found {self.environment.problem.kind!r}. Leave the "
+                "wheel away: discrete ones are few already."
+            )
+
+    def step(
+        self, state: Tensor, action: Tensor, tasks: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """A step with the action that is between what was chosen and the level next to it."""
+        tasks, help = apart(tasks)
+        between = (self.levels - 1) / 2
+        nearest = ((action.clamp(-1, 1) + 1) * between).round() / between - 1
+        drawn = torch.lerp(action, nearest, help.unsqueeze(1).to(action.dtype))
+        return self.environment.step(state, drawn, tasks, generator)
 
 
 @dataclass(frozen=True)

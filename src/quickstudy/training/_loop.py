@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core import Environment, RunError, Teaches
+from quickstudy.combine import ByTask
+from quickstudy.core import Environment, InputError, RunError, Teaches, Trajectory
 from quickstudy.methods._inner import looking_for_trouble
+from quickstudy.methods.rl._policies import which_task
 from quickstudy.training.checkpoint import load_checkpoint, pack_optimiser, save_checkpoint, unpack_optimiser
 from quickstudy.training.memory import keep_freed_memory
 
@@ -62,10 +64,11 @@ class Descent:
             number: which step.
             losses: of each task, ``[T]``.
             combine: makes one number of them; None where the parameters hold their gradients already.
-            task: the tasks' ids, for the message.
+            task: the tasks' ids, for the message and for a combination that goes by tasks.
             again: takes the losses once more, to name the inner step where a method that has such went wrong.
 
         Raises:
+            InputError: the combination goes by tasks, and these have no ids, or others than it knows.
             RunError: a loss is not finite.
         """
         average = float(losses.detach().mean())  # one look at a number a step: on CUDA each waits for all before it
@@ -75,7 +78,8 @@ class Descent:
             group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * number / self.steps))
         if combine is not None:
             self.optimiser.zero_grad()
-            combine(losses).backward()
+            made = combine(losses, _known(combine, task)) if isinstance(combine, ByTask) else combine(losses)
+            made.backward()
         self.optimiser.step()
         return average
 
@@ -154,6 +158,40 @@ class Descent:
         unpack_optimiser(self.optimiser, under("optimiser/", tensors), facts["optimiser"])
         self.generator.set_state(tensors["generator"])
         return tensors, facts
+
+
+def tasks_of(combine: Combine, trials: Trajectory) -> Tensor | None:
+    """Which tasks trials are of, by the identity that they see first; None where the combination does not ask.
+
+    Shape:
+        ``[T]``, int64.
+
+    Raises:
+        InputError: observations do not end with an identity, one-hot over as many tasks as the combination knows.
+    """
+    if not isinstance(combine, ByTask):
+        return None
+    k, seen = combine.tasks, trials.observation
+    if seen.ndim == 3 and seen.shape[2] >= k:
+        identity = seen[:, 0, -k:]
+        if bool((((identity == 0) | (identity == 1)).all(1) & (identity.sum(1) == 1)).all()):
+            return which_task(seen[:, 0], k)
+    raise InputError(
+        f"Expected observations whose last {k} numbers are the task's identity, one-hot, for {type(combine).__name__}, "
+        f"which goes by tasks. Found observations {tuple(seen.shape[2:])} that end otherwise. Wrap the environment in "
+        "SeesIdentity, and give the combination as many tasks as that shows."
+    )
+
+
+def _known(combine: ByTask, task: Tensor | None) -> Tensor:
+    """The ids, if all are of tasks that the combination knows."""
+    if task is None or not bool(((task >= 0) & (task < combine.tasks)).all()):
+        found = "none" if task is None else f"{int(task.min())} to {int(task.max())}"
+        raise InputError(
+            f"Expected task ids 0 to {combine.tasks - 1} for {type(combine).__name__}, which goes by tasks. Found "
+            f"{found}. Train on tasks that have an identity, and give the combination their number."
+        )
+    return task
 
 
 def under(head: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

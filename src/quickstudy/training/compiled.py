@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from quickstudy.core import Method, RunError
+from quickstudy.combine import ByTask
+from quickstudy.core import InputError, Method, RunError
 from quickstudy.methods._program import MOST_SHAPES, Program, captured, compiled
 from quickstudy.training._loop import Combine
 
@@ -31,11 +32,17 @@ class CompiledLosses:
         combine: makes one number of the losses ``[T]``.
 
     Raises:
+        InputError: the combination takes gradients task by task, which is no part of one program.
         RunError: the losses cannot be compiled, the program disagrees with the method, or the data have more
             than ``MOST_SHAPES`` different shapes.
     """
 
     def __init__(self, method: Method, combine: Combine) -> None:
+        if isinstance(combine, ByTask):
+            raise InputError(
+                f"Expected a combination that is a function of the losses alone, to compile. Found "
+                f"{type(combine).__name__}, which goes by tasks and draws. Train without compile."
+            )
         self.method, self.combine = method, combine
         parameters = dict(method.named_parameters())
         self._state: dict[str, Tensor] = parameters | dict(method.named_buffers())

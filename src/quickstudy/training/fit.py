@@ -136,7 +136,7 @@ def fit(
             in long runs of small nets on episodes of one size; compiling takes up to minutes.
 
     Raises:
-        InputError: a label is not one of 0..N-1.
+        InputError: a label is not one of 0..N-1. The combination goes by tasks, and they have no ids.
         RunError: a loss is not finite (names the step and the task), or cannot be compiled.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator

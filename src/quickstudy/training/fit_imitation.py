@@ -12,7 +12,7 @@ from torch import Tensor
 from quickstudy.combine import mean
 from quickstudy.core import Advised, Advises, Environment, Explorer, Imitates, InputError, Policy, Trajectory
 from quickstudy.tasks.acting import sent
-from quickstudy.training._loop import Combine, Descent, Progress, under
+from quickstudy.training._loop import Combine, Descent, Progress, tasks_of, under
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import collect
 
@@ -122,7 +122,8 @@ def fit_imitation(
         The history, an entry a round; its score is the mean total reward of the round's trials, whoever acted.
 
     Raises:
-        InputError: the method does not learn from a teacher.
+        InputError: the method does not learn from a teacher. The combination goes by tasks, and observations do not end
+            with their identity.
         RunError: a loss is not finite, or what the environment gave (names the step and the trial). In the second case
             the checkpoint has all that was learned before.
     """
@@ -154,7 +155,7 @@ def fit_imitation(
         data = [joined([*data, trials])]
         loss = 0.0
         for number in range(passes):
-            loss += descent.step(turn * passes + number, method(data[0]), combine) / passes
+            loss += descent.step(turn * passes + number, method(data[0]), combine, tasks_of(combine, data[0])) / passes
         history.step.append(turn + 1)
         history.loss.append(loss)
         history.score.append(float(trials.reward.sum(1).mean()))

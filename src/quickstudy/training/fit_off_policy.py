@@ -14,7 +14,7 @@ from quickstudy.methods.rl._replay import Replay, noise, with_noise
 from quickstudy.methods.rl.relabel import Relabel
 from quickstudy.tasks.acting import at_random, finite
 from quickstudy.tasks.worlds import bare
-from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, under
+from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, tasks_of, under
 from quickstudy.training.compiled import CompiledLosses
 from quickstudy.training.fit import History
 from quickstudy.training.fit_rl import _where
@@ -81,6 +81,7 @@ def fit_off_policy(
 
     Raises:
         InputError: the method has no target nets to follow: it learns from its own present trials, see ``fit_rl``.
+            The combination goes by tasks, and observations do not end with their identity, or steps are compiled.
         RunError: a loss is not finite, or what the environment gave (names the step). In the second case the checkpoint
             has all that was learned before. The losses cannot be compiled.
     """
@@ -130,7 +131,7 @@ def fit_off_policy(
         for turn, replayed in enumerate(drawn(past, updates, batch, relabel, problem, generator)):
             number = (step - first) * updates + turn
             if program is None:
-                seen += descent.step(number, method(replayed), combine) / updates
+                seen += descent.step(number, method(replayed), combine, tasks_of(combine, replayed)) / updates
             else:
                 unseen = unseen + program(replayed).mean() / updates
                 descent.step(number, torch.tensor([told]), None)

@@ -10,7 +10,7 @@ from quickstudy.combine import mean
 from quickstudy.core import Explorer, InputError
 from quickstudy.methods.rl._replay import Replay
 from quickstudy.methods.rl.relabel import Relabel
-from quickstudy.training._loop import Combine, Descent, Progress
+from quickstudy.training._loop import Combine, Descent, Progress, tasks_of
 from quickstudy.training.fit import History
 from quickstudy.training.fit_off_policy import drawn, follower
 
@@ -55,7 +55,8 @@ def fit_offline(
         The history; it has no scores, since nobody acts.
 
     Raises:
-        InputError: the method learns from its own present trials, see ``fit_rl``; the memory is empty.
+        InputError: the method learns from its own present trials, see ``fit_rl``; the memory is empty. The
+            combination goes by tasks, and observations do not end with their identity.
         RunError: a loss is not finite (names the step).
     """
     targets = follower(method)
@@ -71,7 +72,7 @@ def fit_offline(
     loss, since = 0.0, start
     for step in range(start, steps):
         (steps_drawn,) = drawn(memory, 1, batch, relabel, method.problem, generator)
-        loss += descent.step(step, method(steps_drawn), combine)
+        loss += descent.step(step, method(steps_drawn), combine, tasks_of(combine, steps_drawn))
         targets.follow()
         done = step + 1
         if done % every == 0 or done == steps:

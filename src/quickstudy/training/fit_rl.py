@@ -10,7 +10,7 @@ from torch import Tensor
 from quickstudy.combine import mean
 from quickstudy.core import Environment, Explorer, Improves, Policy, Teaches, Trajectory
 from quickstudy.tasks.acting import finite
-from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of
+from quickstudy.training._loop import Combine, Descent, Progress, give_back, learned_of, tasks_of
 from quickstudy.training.fit import History
 
 
@@ -116,6 +116,7 @@ def fit_rl(
         The history; its score is the mean total reward of the trials since the entry before, each in a new task.
 
     Raises:
+        InputError: the combination goes by tasks, and observations do not end with their identity.
         RunError: a loss is not finite, or what the environment gave (names the step and the task). In the second case
             the checkpoint has all that was learned before.
     """
@@ -144,7 +145,7 @@ def fit_rl(
         if isinstance(method, Improves):
             method.improve(trials)
         for turn in range(passes):
-            loss += descent.step(step * passes + turn, method(trials), combine) / passes
+            loss += descent.step(step * passes + turn, method(trials), combine, tasks_of(combine, trials)) / passes
         if isinstance(environment, Teaches):
             environment.met(drawn, first_returns(trials), first_ends(trials), generator)
         done = step + 1

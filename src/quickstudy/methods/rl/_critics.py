@@ -18,23 +18,27 @@ class Critics(nn.Module):
         k: how many.
         sizes: widths from input to output.
         generator: draws the initial weights.
+        before: what inputs go through first, all alike; its parameters are part of this, so a target has its own.
 
     Shape:
         ``[n, sizes[0]]``, or ``[k, n, sizes[0]]`` where each sees something else, to ``[k, n, sizes[-1]]``.
     """
 
-    def __init__(self, k: int, sizes: Sequence[int], generator: torch.Generator) -> None:
+    def __init__(
+        self, k: int, sizes: Sequence[int], generator: torch.Generator, before: nn.Module | None = None
+    ) -> None:
         super().__init__()
         weights, biases = [], []
         for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             scale = math.sqrt(2 / fan_in) if i < len(sizes) - 2 else 0.01 * math.sqrt(2 / fan_in)
             weights.append(nn.Parameter(scale * torch.randn(k, fan_in, fan_out, generator=generator)))
             biases.append(nn.Parameter(torch.zeros(k, 1, fan_out)))
-        self.k = k
+        self.k, self.before = k, before
         self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Values; with ``frozen`` a gradient reaches the inputs and not the weights."""
+        x = x if self.before is None else self.before(x, frozen=frozen)
         h = x if x.ndim == 3 else x.expand(self.k, *x.shape)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if frozen:

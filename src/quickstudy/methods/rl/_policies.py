@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -138,7 +139,43 @@ class Apart(nn.Module):
         return own.squeeze(0).unflatten(0, seen.shape[:-1])
 
 
-Sharing = Literal["trunk", "nothing"]
+class Embedded(nn.Module):
+    """Inputs in which the task's identity, one-hot, has become a vector that is learned for it.
+
+    Args:
+        start: where the identity begins.
+        tasks: how many tasks it tells apart.
+        size: of the vectors.
+        generator: draws them at first, standard normal.
+
+    Shape:
+        ``[..., i]`` to ``[..., i - tasks + size]``.
+    """
+
+    def __init__(self, start: int, tasks: int, size: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.start, self.end = start, start + tasks
+        self.vectors = nn.Parameter(torch.randn(tasks, size, generator=generator))
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """With the task's vector; with ``frozen`` a gradient reaches the inputs and not the vectors."""
+        vectors = self.vectors.detach() if frozen else self.vectors
+        return torch.cat([x[..., : self.start], x[..., self.start : self.end] @ vectors, x[..., self.end :]], -1)
+
+
+def embedded(problem: Problem, tasks: int, size: int, generator: torch.Generator) -> Embedded:
+    """Observations, and what may stand behind them, with the task's vector.
+
+    Raises:
+        InputError: no numbers; observations are not flat, or too short to hold the identity.
+    """
+    check_identity(problem, tasks)
+    if size < 1:
+        raise InputError(f"Expected at least 1 number of a task's embedding. Found {size}. Raise `embedding`.")
+    return Embedded(problem.x_shape[0] - tasks, tasks, size, generator)
+
+
+Sharing = Literal["trunk", "embedding", "nothing"]
 
 
 def net_for(
@@ -149,8 +186,9 @@ def net_for(
     heads: int = 0,
     share: Sharing = "trunk",
     depth: int = 2,
+    embedding: int = 4,
 ) -> nn.Module:
-    """A net of the kind that was asked for: one for all tasks, with a head for each, or a whole one for each.
+    """A net of the kind that was asked for: one for all tasks, which may have a vector or a head each, or one for each.
 
     Args:
         problem: what is seen.
@@ -158,16 +196,22 @@ def net_for(
         outputs: of the net.
         generator: draws the initial weights.
         heads: how many tasks have their own; 0 for one net for all.
-        share: what tasks with their own have in common: the hidden layers ("trunk") or "nothing".
+        share: what tasks with their own have in common: the hidden layers ("trunk"), all but a learned vector that
+            stands for the task's identity ("embedding"), or "nothing".
         depth: how many hidden layers.
+        embedding: numbers of such a vector.
 
     Raises:
         InputError: no such sharing; observations that cannot end with the identity.
     """
-    if share not in ("trunk", "nothing"):
-        raise InputError(f"Expected share 'trunk' or 'nothing'. Found {share!r}.")
+    if share not in ("trunk", "embedding", "nothing"):
+        raise InputError(f"Expected share 'trunk', 'embedding' or 'nothing'. Found {share!r}.")
     if not heads:
         return net(problem, width, outputs, generator, depth)
+    if share == "embedding":
+        before = embedded(problem, heads, embedding, generator)
+        shorter = replace(problem, x_shape=(before.start + embedding,))
+        return nn.Sequential(before, net(shorter, width, outputs, generator, depth))
     return (Heads if share == "trunk" else Apart)(problem, width, outputs, heads, generator, depth)
 
 
@@ -175,7 +219,7 @@ class Actor(nn.Module):
     r"""A distribution over actions, given what is seen.
 
     Discrete: :math:`softmax(f(o))`. Continuous: :math:`N(f(o), diag(\sigma^2))` with a deviation that does not hang
-    on what is seen; the environment takes what is beyond its bounds as the bound.
+    on what is seen (:func:`gaussian`).
 
     Args:
         problem: what is seen and done.
@@ -183,7 +227,8 @@ class Actor(nn.Module):
         generator: draws the initial weights.
         deviation: first :math:`\sigma`.
         heads: last layers, one a task, where observations end with the task's identity; 0 for one that all share.
-        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing".
+        share: what tasks with heads have in common, see :func:`net_for`.
+        embedding: numbers of a task's vector, where that is all it has of its own.
 
     Shape:
         ``[..., *o]`` to a distribution over ``[...]`` or ``[..., a]``; two leading axes or one.
@@ -199,10 +244,11 @@ class Actor(nn.Module):
         deviation: float = 0.6,
         heads: int = 0,
         share: Sharing = "trunk",
+        embedding: int = 4,
     ) -> None:
         super().__init__()
         self.axes, self.discrete = len(problem.x_shape), problem.kind == "classification"
-        self.net = net_for(problem, width, problem.n_outputs, generator, heads, share)
+        self.net = net_for(problem, width, problem.n_outputs, generator, heads, share, embedding=embedding)
         if not self.discrete:
             self.own = heads if share == "nothing" else 0  # where nothing is shared, each task has its deviation
             shape = (self.own, problem.n_outputs) if self.own else (problem.n_outputs,)
@@ -218,11 +264,21 @@ class Actor(nn.Module):
         if self.discrete:
             return Categorical(logits=output, validate_args=False)
         own = self.log_deviation[which_task(observation, self.own)] if self.own else self.log_deviation
-        return Independent(Normal(output, own.exp().expand_as(output), validate_args=False), 1, validate_args=False)
+        return gaussian(output, own)
 
     def predict(self, observation: Tensor) -> Prediction:
         """What ``adapt`` promises: logits, or a distribution."""
         return self(observation) if self.discrete else self.distribution(observation)
+
+
+def gaussian(mean: Tensor, log_deviation: Tensor) -> Distribution:
+    r""":math:`N(\mu, diag(\sigma^2))` over continuous actions; the environment clips it to its bounds.
+
+    Shape:
+        ``mean [..., a]``; the log-deviation alike, or ``[a]`` for all.
+    """
+    normal = Normal(mean, log_deviation.exp().expand_as(mean), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
 
 
 def flat(observation: Tensor, axes: int) -> Tensor:

@@ -34,8 +34,9 @@ class DQN(Explorer):
         bounds: what values are known to lie between; targets are clipped to it. None where nothing is known.
         heads: last layers, one a task, where observations end with the task's identity (see
             :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
-        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
-            independent.
+        share: what tasks with heads have in common: the hidden layers ("trunk"); all but a learned vector, which the
+            nets see in place of the identity ("embedding"); or "nothing", which makes them independent.
+        embedding: numbers of that vector.
         generator: draws the initial weights.
 
     Shape:
@@ -67,13 +68,14 @@ class DQN(Explorer):
         bounds: tuple[float, float] | None = None,
         heads: int = 0,
         share: Sharing = "trunk",
+        embedding: int = 4,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
         check_actions(self.name, self.acts, problem)
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.explore, self.doubled, self.rate, self.bounds = discount, explore, double, rate, bounds
-        self.q = net_for(problem, width, problem.n_outputs, generator, heads, share)
+        self.q = net_for(problem, width, problem.n_outputs, generator, heads, share, embedding=embedding)
         self.target = target_of(self.q)
 
     def explorer(self) -> Memoryless:

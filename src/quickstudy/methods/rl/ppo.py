@@ -41,8 +41,10 @@ class PPO(Explorer):
         entropy_weight: c_2.
         heads: last layers of policy and value, one a task, where observations end with the task's identity (see
             :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
-        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
-            independent policies, trained side by side.
+        share: what tasks with heads have in common: the hidden layers ("trunk"); all but a learned vector, which the
+            nets see in place of the identity ("embedding"); or "nothing", which makes them independent
+            policies, trained side by side.
+        embedding: numbers of that vector.
         generator: draws the initial weights.
 
     Shape:
@@ -77,6 +79,7 @@ class PPO(Explorer):
         entropy_weight: float = 0.0,
         heads: int = 0,
         share: Sharing = "trunk",
+        embedding: int = 4,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
@@ -84,8 +87,8 @@ class PPO(Explorer):
         generator = torch.Generator().manual_seed(0) if generator is None else generator
         self.discount, self.gae, self.clip = discount, gae, clip
         self.value_weight, self.entropy_weight = value_weight, entropy_weight
-        self.actor = Actor(problem, width, generator, heads=heads, share=share)
-        self.value = Value(net_for(problem, width, 1, generator, heads, share), discount)
+        self.actor = Actor(problem, width, generator, heads=heads, share=share, embedding=embedding)
+        self.value = Value(net_for(problem, width, 1, generator, heads, share, embedding=embedding), discount)
 
     def explorer(self) -> Memoryless:
         """Draws from the policy."""

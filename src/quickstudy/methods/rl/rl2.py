@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.core import Explorer, InputError, Predictor, Problem, Trajectory
+from quickstudy.core import Explorer, InputError, Kind, Prediction, Predictor, Problem, Trajectory
+from quickstudy.methods.rl._policies import check_actions, draw, gaussian
 from quickstudy.methods.rl._returns import Value, advantages, reach, value_error
 
 
@@ -29,12 +31,15 @@ class RL2(Explorer):
     :math:`V_s` a second net of the same make, and the advantages :math:`A_s` and returns :math:`G_s = A_s + V_s` by
     GAE. Nothing is credited after the end of the trial.
 
+    Continuous actions are drawn from :math:`N(W h_s + b, diag(\sigma^2))`, as PPO's are, and read as the environment
+    takes them: a number beyond the bounds as the bound.
+
     A trial is a number of steps here. Where each step earns the same and an episode's end begins the next, as on a
     cart-pole that stands or falls, a trial therefore earns the same whatever is done, and nothing can be learned from
     it. ``credit="episode"`` lets each episode count for itself, as PPO does; the memory still spans the trial.
 
     Args:
-        problem: what is seen and done; its outputs are the discrete actions.
+        problem: what is seen and done; its outputs are the discrete actions, or the numbers of a continuous one.
         width: numbers in the memory.
         discount: of later rewards.
         gae: lambda of the generalised advantage estimate.
@@ -43,14 +48,15 @@ class RL2(Explorer):
         entropy_weight: c_e.
         credit: what an action is credited with: all that the trial earns after it, so that exploring in one episode
             pays in the next ("trial"), or what its episode earns ("episode").
+        deviation: first :math:`\sigma` of continuous actions.
         generator: draws the initial weights.
 
     Shape:
-        observation ``[T, time, *o]``, action ``[T, time]``, logits ``[T, m, actions]``,
-        memory ``[T, width + actions + 2]``: the net's, then last action (one-hot), reward and done.
+        observation ``[T, time, *o]``, action ``[T, time]`` or ``[T, time, a]``, logits ``[T, m, actions]``,
+        memory ``[T, width + actions + 2]``: the net's, then last action (one-hot, or its a numbers), reward and done.
 
     Raises:
-        InputError: continuous actions; no such credit; for an episode's credit, a trajectory that does not tell where
+        InputError: no such credit; for an episode's credit, a trajectory that does not tell where
             its steps led.
 
     Reference:
@@ -63,6 +69,7 @@ class RL2(Explorer):
     name: ClassVar[str] = "rl2"
     summary: ClassVar[str] = "a recurrent policy that learns a task while it acts in it"
     reference: ClassVar[str] = "Duan et al. 2016, arXiv:1611.02779"
+    acts: ClassVar[tuple[Kind, ...]] = ("classification", "regression")
     exploring: ClassVar[bool] = True  # it remembers the trial, and is trained on the whole of it
     lr: ClassVar[float] = 1e-2
     passes: ClassVar[int] = 8
@@ -79,28 +86,27 @@ class RL2(Explorer):
         value_weight: float = 0.5,
         entropy_weight: float = 0.01,
         credit: Literal["trial", "episode"] = "trial",
+        deviation: float = 0.6,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(problem)
-        if problem.kind != "classification":
-            raise InputError(
-                f"Expected discrete actions (kind 'classification'). Found {problem.kind!r}. "
-                "RL2 has no policy for continuous actions yet; make the actions discrete."
-            )
+        check_actions(self.name, self.acts, problem)
         if credit not in ("trial", "episode"):
             raise InputError(f"Expected credit 'trial' or 'episode'. Found {credit!r}.")
-        self.actions, self.width = problem.n_outputs, width
+        self.actions, self.width, self.discrete = problem.n_outputs, width, problem.kind == "classification"
         self.discount, self.gae, self.clip = discount, gae, clip
         self.value_weight, self.entropy_weight, self.credit = value_weight, entropy_weight, credit
         inputs = torch.Size(problem.x_shape).numel() + self.actions + 2
         self.memory = nn.GRU(inputs, width, batch_first=True)
         self.policy_head = nn.Linear(width, self.actions)
+        if not self.discrete:
+            self.log_deviation = nn.Parameter(torch.full((self.actions,), math.log(deviation)))
         self.value_memory = nn.GRU(inputs, width, batch_first=True)
         self.value_head = Value(nn.Linear(width, 1), discount)
         self._initialise(torch.Generator().manual_seed(0) if generator is None else generator)
 
     def _initialise(self, generator: torch.Generator) -> None:
-        """All weights orthogonal, gate by gate; biases zero."""
+        """All weights orthogonal, gate by gate; biases zero. First continuous actions are near the middle, as PPO's."""
         for name, value in (*self.memory.named_parameters(), *self.value_memory.named_parameters()):
             if "bias" in name:
                 nn.init.zeros_(value)
@@ -113,6 +119,8 @@ class RL2(Explorer):
             nn.init.zeros_(bias)
         with torch.no_grad():  # first values are no larger than a reward, whatever they are learned in units of
             next(self.value_head.parameters()).div_(reach(self.discount))
+            if not self.discrete:
+                self.policy_head.weight.mul_(0.01)
 
     def explorer(self) -> RecurrentPolicy:
         """The net itself: it explores as it has learned to."""
@@ -131,23 +139,21 @@ class RL2(Explorer):
         ):
             memory = policy.learn(self.see(observation, memory), action, reward, done)
 
-        def predict(observation: Tensor) -> Tensor:
+        def predict(observation: Tensor) -> Prediction:
             m = observation.shape[1]
             seen = self.see(observation.flatten(0, 1), memory.repeat_interleave(m, 0))
-            logits: Tensor = self.policy_head(seen[:, : self.width])
-            return logits.unflatten(0, (-1, m))
+            output: Tensor = self.policy_head(seen[:, : self.width]).unflatten(0, (-1, m))
+            return output if self.discrete else gaussian(output, self.log_deviation)
 
         return predict
 
     def losses(self, trajectory: Trajectory) -> Tensor:  # type: ignore[override]
         """The clipped policy gradient's loss of each task's trial. Shape: ``[T]``."""
-        log_pi = F.log_softmax(self.policy_head(self.memory(self._inputs(trajectory))[0]), -1)
-        log_prob = log_pi.gather(-1, trajectory.action.unsqueeze(-1)).squeeze(-1)
+        log_prob, entropy = self._policy(self.memory(self._inputs(trajectory))[0], trajectory.action)
         value, advantage = self._judge(trajectory)
         ratio = (log_prob - trajectory.log_prob).exp()
         gain = torch.minimum(ratio * advantage, ratio.clamp(1 - self.clip, 1 + self.clip) * advantage)
         error = value_error(value, advantage + value.detach(), self.discount)
-        entropy = -(log_pi.exp() * log_pi).sum(-1)
         return (-gain + self.value_weight * error - self.entropy_weight * entropy).mean(1)
 
     def see(self, observation: Tensor, memory: Tensor) -> Tensor:
@@ -157,6 +163,18 @@ class RL2(Explorer):
         _, h = self.memory(x.unsqueeze(1), h.unsqueeze(0).contiguous())
         return torch.cat([h.squeeze(0), before], 1)
 
+    def noted(self, action: Tensor) -> Tensor:
+        """An action as the nets read it. Shape: ``[...]`` or ``[..., a]`` to ``[..., actions]``."""
+        return F.one_hot(action, self.actions) if self.discrete else action.clamp(-1, 1)
+
+    def _policy(self, h: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of what was done, and the policy's entropy. Shape: ``[T, time, width]`` to ``[T, time]``."""
+        if not self.discrete:
+            over = gaussian(self.policy_head(h), self.log_deviation)
+            return over.log_prob(action), over.entropy()
+        log_pi = F.log_softmax(self.policy_head(h), -1)
+        return log_pi.gather(-1, action.unsqueeze(-1)).squeeze(-1), -(log_pi.exp() * log_pi).sum(-1)
+
     def _inputs(self, trajectory: Trajectory) -> Tensor:
         """What the nets read at every step of a trajectory. Shape: ``[T, time, inputs]``."""
         before = F.pad(self._outcome(trajectory), (0, 0, 1, 0))[:, :-1]  # at the first step nothing has happened yet
@@ -165,9 +183,7 @@ class RL2(Explorer):
     def _outcome(self, trajectory: Trajectory) -> Tensor:
         """What became of every step: action, reward, done. Shape: ``[T, time, actions + 2]``."""
         done = trajectory.done.to(trajectory.reward.dtype)
-        return torch.cat(
-            [F.one_hot(trajectory.action, self.actions), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1
-        )
+        return torch.cat([self.noted(trajectory.action), trajectory.reward.unsqueeze(-1), done.unsqueeze(-1)], -1)
 
     def _judge(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
         """What the value net says before each step, and the step's advantage by it. Shape: both ``[T, time]``."""
@@ -205,12 +221,16 @@ class RecurrentPolicy:
     def act(self, observation: Tensor, memory: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Draw each task's action from the policy."""
         memory = self.method.see(observation, memory)
-        log_pi = F.log_softmax(self.method.policy_head(memory[:, : self.method.width]), -1)
+        output = self.method.policy_head(memory[:, : self.method.width])
+        if not self.method.discrete:
+            over = gaussian(output, self.method.log_deviation)
+            drawn = draw(over, generator)
+            return drawn, over.log_prob(drawn), memory
+        log_pi = F.log_softmax(output, -1)
         action = torch.multinomial(log_pi.exp(), 1, generator=generator)
         return action.squeeze(1), log_pi.gather(1, action).squeeze(1), memory
 
     def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
         """Note what was done and what came of it, to be read with the next observation."""
-        noted = F.one_hot(action, self.method.actions)
-        done = done.to(reward.dtype)
+        done, noted = done.to(reward.dtype), self.method.noted(action)
         return torch.cat([memory[:, : self.method.width], noted, reward.unsqueeze(1), done.unsqueeze(1)], 1)

@@ -18,6 +18,7 @@ from quickstudy.methods.rl._policies import (
     check_actions,
     draw,
     drawn_from,
+    embedded,
     flat,
     net_for,
     of_task,
@@ -50,8 +51,9 @@ class SAC(Explorer):
             half of the largest possible for discrete ones.
         heads: last layers of policy and critics, one a task, and a temperature for each, where observations end with
             the task's identity (see :class:`quickstudy.tasks.identity.SeesIdentity`); 0 for one that all tasks share.
-        share: what tasks with heads have in common: the hidden layers ("trunk") or "nothing", which makes them
-            independent.
+        share: what tasks with heads have in common: the hidden layers ("trunk"); all but a learned vector, which the
+            nets see in place of the identity ("embedding"); or "nothing", which makes them independent.
+        embedding: numbers of that vector.
         depth: how many hidden layers each net has.
         generator: draws the initial weights.
 
@@ -87,6 +89,7 @@ class SAC(Explorer):
         entropy: float | None = None,
         heads: int = 0,
         share: Sharing = "trunk",
+        embedding: int = 4,
         depth: int = 2,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -97,11 +100,15 @@ class SAC(Explorer):
         actions, seen = problem.n_outputs, math.prod(problem.x_shape)
         self.aim = entropy if entropy is not None else 0.5 * math.log(actions) if self.discrete else -float(actions)
         self.heads, self.apart = heads, heads > 0 and share == "nothing"
+        self.headed, before = heads > 0 and share == "trunk", None
         inputs, outputs = (seen, actions) if self.discrete else (seen + actions, 1)
-        self.actor = net_for(problem, width, actions if self.discrete else 2 * actions, generator, heads, share, depth)
+        chosen = actions if self.discrete else 2 * actions
+        self.actor = net_for(problem, width, chosen, generator, heads, share, depth, embedding)
+        if heads and share == "embedding":
+            before, inputs = embedded(problem, heads, embedding, generator), inputs - heads + embedding
         # with heads, a critic gives the values of all tasks side by side; where nothing is shared, each task has two
-        wide = outputs if self.apart else outputs * max(heads, 1)
-        self.critics = Critics(2 * heads if self.apart else 2, (inputs, *[width] * depth, wide), generator)
+        wide = outputs * heads if self.headed else outputs
+        self.critics = Critics(2 * heads if self.apart else 2, (inputs, *[width] * depth, wide), generator, before)
         self.target = target_of(self.critics)
         self.learns_temperature = learn_temperature
         first = torch.full((heads,) if heads else (), math.log(temperature))
@@ -183,7 +190,7 @@ class SAC(Explorer):
             own = each_its_own(critics, rows, which_task(seen.flatten(0, 1), self.heads), self.heads, frozen=frozen)
             return own.unflatten(1, seen.shape[:2])
         every = critics(rows, frozen=frozen).unflatten(1, seen.shape[:2])
-        return of_task(every, seen, self.heads) if self.heads else every
+        return of_task(every, seen, self.heads) if self.headed else every
 
     def _noise(self, trajectory: Trajectory) -> Tensor:
         """The data's draws. Shape: ``[T, time, 2, a]``."""
