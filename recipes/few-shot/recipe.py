@@ -187,7 +187,7 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
         Setup(around("relation"), 3500, ways=20, queries=3, lr=2e-3, tests=SETTINGS,
               note="trained 20-way 1-shot; 32 filters"),
     ),
-    "siamese": (Setup(around("siamese"), 9000, ways=20, note="trained on pairs of 20-way episodes"),),
+    "siamese": (Setup(around("siamese"), 20_000, ways=20, lr=3e-3, note="trained on pairs of 20-way episodes"),),
     "infinite-mixture": (
         Setup(encoded("infinite-mixture", 32), 4000, ways=40, lr=3e-3,
               note="trained 40-way 1-shot; 32 filters"),
