@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import imageio_ffmpeg
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tests.cli.common import run
 
 from quickstudy.acting_run import ActingRun, policy_of, train
@@ -176,6 +178,30 @@ def test_no_gl_says_which_variable_chooses_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
     with pytest.raises(InputError, match=r"MUJOCO_GL='osmesa' \(AttributeError.*MUJOCO_GL to egl.*osmesa.*glfw"):
         movie.stage(NoGL, None)
+
+
+FILM = """
+import sys
+from pathlib import Path
+from quickstudy.reports.movie import film
+from quickstudy.tasks.acting import at_random
+from quickstudy.tasks.mujoco import Robots
+robots = Robots("half-cheetah", "direction", length=4)
+film(robots, at_random(robots.problem), Path(sys.argv[1]), tasks=1)
+"""
+
+
+def test_a_film_of_a_robot_shows_it(tmp_path: Path) -> None:
+    """In a process of its own: MuJoCo chooses its GL when it is imported."""
+    command = [sys.executable, "-c", FILM, str(tmp_path / "film.gif")]
+    done = subprocess.run(command, env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True, text=True, timeout=120)
+    if "Found none that works with MUJOCO_GL" in done.stderr:
+        pytest.skip("no GL here")
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "film.gif") as frames:
+        assert frames.n_frames == 5  # type: ignore[attr-defined]
+        shades = [len(frame.convert("L").getcolors() or ()) for frame in ImageSequence.Iterator(frames)]
+    assert min(shades) > 30  # a floor and a body, shaded
 
 
 def test_every_name_makes_an_environment() -> None:
