@@ -17,7 +17,7 @@ The lecture's figures (Fox et al. 2019, a robot at a table): clear failed, set 1
 aim is the same order, and no larger a share than 11.6 / 19.
 
 Missed: both together do not stay below .5, but come to .52 in the mean. Their share rises with n, and the best is that
-of the last n tried: 40, as many as of clearing, in three seeds, 56 and 80 in the others. At n = 40 it is .49; at n = 28,
+of the last n tried: 40, as many as of clearing, in three seeds, 56 and 80 in the others. At n = 40 it is .49; at 28,
 where setting alone sets .82 to .95 of the tables, both together set .31 to .45.
 """
 
