@@ -231,8 +231,8 @@ OMNIGLOT: dict[str, tuple[Setup, ...]] = {
         Setup(inner("context", inner_lr=0.4), 5000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),
     ),
     "imaml": (
-        Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=8, cg_steps=2), 1500, queries=3, tasks=4,
-              lr=3e-3, note=N32),
+        Setup(inner("imaml", solver="gradient", inner_lr=0.1, steps=16, cg_steps=5), 2000, queries=3, tasks=4,
+              note=N32),
     ),
     "proto-maml": (
         Setup(plain("proto-maml"), 7000, queries=3, tasks=4, lr=3e-3, choose=LOOKS, note=N32),

@@ -17,9 +17,9 @@ to earn; then only the end of one corridor is, and all go on learning by what th
 reward over all of the learning, mean over the four ends. Haarnoja et al. 2017, section 5.2, have a four-legged robot
 run and then put it into hallways; the middle and its corridors stand for them.
 
-With five seeds, neither lead of soft over hard learning was certain: .32 [-.10, .74] after 4800 steps with the passage
-blocked, .017 [-.005, .038] in the corridors. That a soft policy knows both ways is certain, and that having learned to
-leave the middle helps (.025 [.017, .032] above nothing learned before).
+The lead of soft over hard learning is certain with the passage blocked, .34 [.20, .48] after 4800 steps (20 seeds; with
+five it was .32 [-.10, .74]), and not in the corridors: .017 [-.005, .038] with five. There it is certain that having
+learned to leave the middle helps (.025 [.017, .032] above nothing learned before).
 """
 
 from __future__ import annotations
