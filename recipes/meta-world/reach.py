@@ -23,8 +23,8 @@ the hand only, so that nothing but what is earned tells the goals apart, and tak
 those of the first had been looked at by then. So blinded, the same learner finds new goals: success at any step of .80
 of the first episodes and .90 of the second, in the end of .64 and .66. In episodes of 500 steps, which it never met, it
 goes by most goals (.94, .76) and leaves them again (.16, .26). On the stand-in, whose goals are drawn anew, a pilot of
-2.2 million steps (50 points, power 8, discount .97) came to .89 and .92 at any step, .71 and .81 in the end. The run that
-sees the object was stopped and resumed; its step size was to fall over 600 collections at first, over 400 in the end.
+2.2 million steps (50 points, power 8, discount .97) came to .89 and .92 at any step, .71 and .81 in the end. The run
+that sees the object was stopped and resumed; its step size was to fall over 600 collections at first, over 400 at last.
 
 A run that was stopped goes on from its last checkpoint with new episodes. Intervals are over the goals (Wilson's).
 """
