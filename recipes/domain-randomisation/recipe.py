@@ -226,13 +226,13 @@ def main() -> None:
             f"fixed ranges, inside them, {words}",
             score(m, "fixed", "inside"),
             0.9,
-            "plan of this project",
+            "this recipe's own bar",
             minutes((m, "fixed")),
         )
         for where in ("inside", "outside"):
             claim(
                 f"adaptive ranges, {where} the fixed ones, {words}", score(m, "adaptive", where), 0.9,
-                "plan of this project", minutes((m, "adaptive")),
+                "this recipe's own bar", minutes((m, "adaptive")),
             )  # fmt: skip
         gain = [a - b for a, b in zip(score(m, "adaptive", "outside"), score(m, "fixed", "outside"), strict=True)]
         claim(

@@ -12,7 +12,8 @@ the share of the ten tasks whose goal the robot stands at after the last step.
 
 Values are learned in units of the rewards, and their squared error grows with the square of the scale. So in whatever
 tasks have in common the loud ones are heard first, a head of one's own or not; with rewards of one scale heads learn
-all. Missed for this reason: heads (SAC at .20, DQN at .68, of .95), and what PCGrad and embeddings gain. PCGrad takes
+all, which is why they miss .95 without (SAC .20, DQN .68). That PCGrad and embeddings gain nothing is supposed to have
+the same reason: PCGrad takes
 conflicts away and leaves sizes as they are; an embedding is what a first layer makes of the identity anyway. Settings
 were tried on seed 9.
 

@@ -152,7 +152,7 @@ def main() -> None:
         ("fewer against each other after PCGrad's projection", fewer, 0.0, "higher", falls, -1.0),
     ):
         claim(what, values, target, better, source, minutes, system="pcgrad-rl", metric=metric, least=least)
-    record(FOLDER, rows, instead_of=lambda row: row.system == "multi-task-rl")
+    record(FOLDER, rows)
 
 
 if __name__ == "__main__":

@@ -309,7 +309,7 @@ def main() -> None:
         if (name, "faded") not in runs:
             continue
         words = f"{where}: {name}, faded out"
-        claim(words, scores(name, "faded"), 0.9, "higher", "plan of this project", minutes((name, "faded")))
+        claim(words, scores(name, "faded"), 0.9, "higher", "this recipe's own bar", minutes((name, "faded")))
         if (where, "plain") not in runs:
             continue
         gain = [a - b for a, b in zip(scores(name, "faded"), scores(where, "plain"), strict=True)]

@@ -141,7 +141,7 @@ def train(
         shots: labelled examples of a new task (default: the data's)
         ways: classes of a new task (default: the data's)
         set: a setting of the method, such as inner_lr=0.1; may be given again
-        device: where to train, such as cuda (default: cpu); what acts learns there, and acts on the processor
+        device: where to train, such as cuda (default: cpu); environments to act in stay on the processor
         resume: go on with a run that was stopped
     """
     out = _folder(out, data and method and f"{_stem(data)}-{method.rpartition(':')[2]}", resume)

@@ -418,10 +418,10 @@ class Explorer(Method):
 
     Attributes:
         acts: which kinds of actions it can take: ``"classification"`` (discrete), ``"regression"`` (continuous).
-        exploring: whether what its explorer tries next hangs on what it has seen of the task, so that how to explore is
-            learned; elsewhere it tries by chance alone.
+        exploring: whether what its explorer tries next depends on what it has seen of the task, so that how to explore
+            is learned; elsewhere it tries by chance alone.
         off_policy: whether it finds the best policy in steps that another one took, as long as these try everything:
-            it learns how the world answers, whoever asked.
+            it learns what an action is worth, whoever took it.
         passes: optimiser steps that training takes on the same trials unless told otherwise.
     """
 

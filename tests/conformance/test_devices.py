@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from quickstudy.core import Explorer, Follows, Imitates, Improves, Problem, TaskFamily, Trajectory
-from quickstudy.methods import DDPG, DQN, SAC
+from quickstudy.methods import DDPG, DQN, PPO, RL2, SAC
 from quickstudy.methods.registry import all_methods, build
 from quickstudy.methods.rl._replay import Replay
 from quickstudy.methods.rl.relabel import Hindsight
@@ -148,6 +148,14 @@ def test_relabelling_stays_on_the_device(name: str) -> None:
         (replayed,) = drawn(past, 1, 6, Hindsight(environment), environment.problem, seed(1))  # type: ignore[arg-type]
     assert {part.device.type for part in vars(replayed).values() if part is not None} == {"meta"}
     assert [found for found in mixed.found if not found.startswith("aten._to_copy")] == []
+
+
+@pytest.mark.parametrize("cls", [PPO, RL2])
+def test_discrete_actions_are_drawn_where_the_generator_is(cls: type[Explorer]) -> None:
+    """Their probabilities are fetched: on CUDA a generator of the processor's cannot draw."""
+    policy = cls(DISCRETE).to("meta").explorer()
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        policy.act(torch.zeros(3, 4, device="meta"), policy.start(3).to("meta"), seed(0))
 
 
 def test_an_environment_of_the_processor_sends_all_that_it_gives_and_fetches_nothing_that_it_sent() -> None:

@@ -17,8 +17,9 @@ class PCGrad:
         g_i^{PC} \leftarrow g_i^{PC} - \frac{g_i^{PC} \cdot g_j}{|g_j|^2} g_j
 
     and the step follows the mean of all :math:`g_i^{PC}`; without conflict that is the gradient of the mean. Parts of
-    a method (actor and critic) are treated apart. A call gives a number with the value of the mean loss and with this
-    gradient, so it stands where any combination does (``fit_rl(combine=...)``).
+    a method (actor and critic) are treated apart. A call gives a number with the value of the tasks' mean loss (of all
+    K, also where some task was not drawn) and with this gradient, so it stands where any combination does
+    (``fit_rl(combine=...)``).
 
     A task's loss is the mean of the losses that are its own. Which those are the loops tell: by the ids of episodes, or
     by the identity that observations end with (:class:`quickstudy.tasks.identity.SeesIdentity`). So steps drawn from a

@@ -53,12 +53,20 @@ def between_seeds(values: Sequence[float], n: int, low: float = -np.inf, high: f
 def estimate(scores: Array, weights: Array, rng: np.random.Generator) -> Estimate:
     """Weighted mean over tasks with its 95 % interval: a studentised bootstrap over tasks.
 
+    Where all scores are 0 or 1 and count alike the interval is Wilson's: successes that hardly ever fail leave a
+    bootstrap with resamples without any failure, which say nothing.
+
     Args:
         scores: ``[seeds, tasks]``, NaN where a seed did not test a task.
         weights: what each task counts, ``[tasks]``.
         rng: draws the resamples.
     """
     each = over_seeds(scores)
+    if np.isin(each, (0, 1)).all() and np.ptp(weights) == 0 and len(each) >= FEWEST:
+        from scipy.stats import binomtest
+
+        share = binomtest(int(each.sum()), len(each)).proportion_ci(LEVEL, "wilson")
+        return Estimate(float(each.mean()), float(share.low), float(share.high), len(each), len(scores))
     mean, low, high = simultaneous(each[None], weights, rng)
     return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(each), len(scores))
 
@@ -88,15 +96,12 @@ def simultaneous(values: Array, weights: Array, rng: np.random.Generator) -> tup
     if n < FEWEST:
         return mean, np.full_like(mean, -np.inf), np.full_like(mean, np.inf)
     largest = np.empty(RESAMPLES)
-    floor = 1e-3 * error.max() + 1e-12
-    # a resample of equal values, as of successes that hardly ever fail, has no spread to divide by: the spread that it
-    # would have if one task were different stands in
-    least = np.maximum(np.ptp(values, axis=1) * weights.max() / weights.sum(), floor)
+    floor = 1e-3 * error.max() + 1e-12  # a resample of equal values has no spread to divide by
     for start in range(0, RESAMPLES, 250):
         index = rng.integers(0, n, (250, n))
         drawn_mean, drawn_error = _mean_and_error(values[:, index], weights[index])
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(drawn_mean - mean[:, None]) / np.where(drawn_error > floor, drawn_error, least[:, None])
+            t = np.abs(drawn_mean - mean[:, None]) / np.maximum(drawn_error, floor)
         largest[start : start + 250] = t.max(0)
     q = np.quantile(largest, LEVEL)
     return mean, mean - q * error, mean + q * error

@@ -61,11 +61,11 @@ class SeesIdentity(Wrapped):
     def oracle(self) -> Callable[[Tensor], Rule]:
         """What it is inside, which does not see the identity; an environment without one has none here either."""
         inside: Callable[[Tensor], Rule] = self.environment.oracle  # type: ignore[attr-defined]
-        tasks_seen = len(self.environment.known())
+        k = len(self.environment.known())
 
         def told(tasks: Tensor) -> Rule:
             rule = inside(tasks).rule
-            return Rule(lambda seen, generator: rule(seen[:, :-tasks_seen], generator))
+            return Rule(lambda seen, generator: rule(seen[:, :-k], generator))
 
         return told
 

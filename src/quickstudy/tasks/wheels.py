@@ -9,7 +9,7 @@ fixed within an episode and not seen. Wheels can be put around each other: each 
 :class:`HeadStart`      a shorter task: a guide has walked part of the way
 :class:`Breadcrumbs`    a reward for getting nearer, which is paid back for going away again
 :class:`CoarserStates`  what is seen is blurred, so that what is learned here serves there as well
-:class:`CoarserActions` what is done is drawn to the nearest of a few actions, so that near misses count
+:class:`CoarserActions` what is done is moved to the nearest of a few actions, so near misses count
 :class:`CoarserTime`    an action is repeated, so that chance leads farther
 :class:`ShownMore`      what is hidden is shown now and then
 ======================= ================================================================================
@@ -194,10 +194,12 @@ class CoarserStates(Wheel):
 
 @dataclass(frozen=True)
 class CoarserActions(Wheel):
-    r"""What is done is drawn to the nearest of a few actions, each number to one of ``levels``, evenly spaced.
+    r"""What is done is moved towards the nearest of a few actions, each number to one of ``levels``, evenly spaced.
 
     .. math::
         a' = (1 - h) \, a + h \, \lfloor a \rceil
+
+    where :math:`\lfloor a \rceil` is the level nearest to :math:`a`.
 
     At full help there are ``levels ** a`` things to do, so that chance soon tries them all, and where something exact
     is asked for a near miss will do. As help fades an action has to be as exact as the environment wants it.
@@ -218,7 +220,7 @@ class CoarserActions(Wheel):
         if self.environment.problem.kind != "regression":
             raise InputError(
                 f"Expected continuous actions to make coarser. Found {self.environment.problem.kind!r}. Leave the "
-                "wheel away: discrete ones are few already."
+                "wheel out: discrete ones are few already."
             )
 
     def step(
@@ -317,7 +319,7 @@ class ShownMore(Wheel):
 
 def _at_least(what: str, found: int, least: int) -> None:
     if found < least:
-        raise InputError(f"Expected at least {least} {what}. Found {found}. Raise it, or leave the wheel away.")
+        raise InputError(f"Expected at least {least} {what}. Found {found}. Raise it, or leave the wheel out.")
 
 
 def _where(which: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Descent:
         )
 
     @contextlib.contextmanager
-    def acting(self, step: int, save: Callable[[int], None], before: Tensor | None = None) -> Iterator[None]:
+    def acting(self, step: int, save: Callable[[int], None]) -> Iterator[None]:
         """Around what the environment does: where it breaks down, what was learned until then is saved first.
 
         Chance is put back to what it was before, so that a run that goes on in a mended environment gives the same
@@ -108,12 +108,11 @@ class Descent:
         Args:
             step: of the loop.
             save: calls :meth:`save` with what the loop needs to go on from this step.
-            before: the generator's state where the step began; None where it begins here.
 
         Raises:
             RunError: the environment's own, with the step and where the run is.
         """
-        before = self.generator.get_state() if before is None else before
+        before = self.generator.get_state()
         try:
             yield
         except RunError as error:

@@ -115,5 +115,5 @@ def unpack_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor
             own = optimiser.state[parameter]
             for key, value in own.items():
                 # fused optimisers read a parameter and its averages in one order of memory, whatever the strides say
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                if key != "step" and isinstance(value, Tensor) and value.shape == parameter.shape:
                     own[key] = torch.empty_like(parameter).copy_(value)

@@ -50,8 +50,7 @@ def fit_off_policy(
 
     The memory is where the observations are. On an accelerator a step of the loop looks at numbers there twice, to act
     and to see how it went: each look waits for all that came before. A robot's physics stays on the processor behind
-    :class:`quickstudy.tasks.acting.OnDevice`; so there the loop learns between the two looks, from the steps before
-    this one, and the accelerator is busy while the robots move.
+    :class:`quickstudy.tasks.acting.OnDevice`.
 
     Args:
         method: trained in place; its target nets move after every optimiser step.
@@ -73,7 +72,7 @@ def fit_off_policy(
         resume: go on from ``checkpoint`` if it exists.
         progress: called with (steps done, steps), after a checkpoint that is due; what it raises ends the run.
         compile: take optimiser steps by one program, see :class:`~quickstudy.training.compiled.CompiledLosses`. Their
-            losses are looked at once a step of the loop, so that one that is not finite is named a step or two late.
+            losses are looked at once a step of the loop, so that one that is not finite is named one step late.
 
     Returns:
         The history; its score is the mean total reward of the episodes that ended since the entry before (NaN where
@@ -111,11 +110,7 @@ def fit_off_policy(
             state, observation = environment.reset(task, generator)
             mind, total = method.explorer().start(tasks).to(mind), torch.zeros_like(total)
 
-    aside = torch.cuda.Stream() if observation.is_cuda else None  # where an accelerator learns while robots move
-
     def save(at: int) -> None:
-        if aside is not None:
-            torch.cuda.current_stream().wait_stream(aside)
         now = dict(zip(NOW, (task, state, observation, mind, total), strict=True))
         kept = {f"memory/{k}": v for k, v in past.state().items()} | {f"now/{k}": v for k, v in now.items()}
         descent.save(kept | learned_of(environment), {"step": at, "history": vars(history)})
@@ -123,35 +118,15 @@ def fit_off_policy(
     method.train()
     program = CompiledLosses(method, combine) if compile else None
     nothing = torch.zeros((), device=observation.device)
-    told, lost = 0.0, nothing  # a program's loss of the step before, looked at and not looked at yet
-
-    def learn(step: int) -> tuple[float, Tensor]:
-        """The optimiser steps of a step of the loop; gives their mean loss, as a number or not looked at yet."""
-        seen, unseen = 0.0, nothing
-        for turn, replayed in enumerate(drawn(past, updates, batch, relabel, problem, generator)):
-            number = (step - first) * updates + turn
-            if program is None:
-                seen += descent.step(number, method(replayed), combine, tasks_of(combine, replayed)) / updates
-            else:
-                unseen = unseen + program(replayed).mean() / updates
-                descent.step(number, torch.tensor([told]), None)
-            targets.follow()
-        return seen, unseen
-
+    lost = nothing  # a program's loss of the step before, not looked at yet
     for step in range(start, steps):
-        policy, before = at_random(problem) if step < first else method.explorer(), generator.get_state()
-        with torch.no_grad():
+        policy = at_random(problem) if step < first else method.explorer()
+        with descent.acting(step, save), torch.no_grad():
             action, _, thought = policy.act(observation, mind, generator)
-        coming = (0.0, nothing)
-        if aside is not None and step >= first and past.size:
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                coming = learn(step)
-        with descent.acting(step, save, before), torch.no_grad():
             there, after, reward, terminated, truncated = environment.step(state, action, task, generator)
             done, seen, other = terminated | truncated, after, task
             sound, ended, told = _look(after, reward, done, lost)
-            loss += told
+            loss, lost = loss + told, nothing
             if not sound:
                 finite("The observation", after, step, task)
                 finite("The reward", reward, step, task)
@@ -160,23 +135,28 @@ def fit_off_policy(
                 fresh, begun = environment.reset(other, generator)
                 finite("The observation after a reset", begun, step, other)
                 there, seen = _where(done, fresh, there), _where(done, begun, after)
-        if aside is not None:
-            torch.cuda.current_stream().wait_stream(aside)
         past.add(observation, action, reward, terminated, truncated, after)
-        mind, total, former = policy.learn(thought, action, reward, done), total + reward, task
+        mind, total, before = policy.learn(thought, action, reward, done), total + reward, task
         state, observation, task = there, seen, other
         if ended:
             score, episodes = score + float(total[done].sum()), episodes + int(done.sum())
             if isinstance(environment, Teaches):
-                environment.met(former[done], total[done], after[done], generator)
+                environment.met(before[done], total[done], after[done], generator)
             total, mind = total.where(~done, 0), _where(done, policy.start(tasks).to(mind), mind)
-        if aside is None and step >= first:
-            coming = learn(step)
-        loss, lost = loss + coming[0], coming[1]
+        if step >= first:
+            for turn, replayed in enumerate(drawn(past, updates, batch, relabel, problem, generator)):
+                number = (step - first) * updates + turn
+                if program is None:
+                    loss += descent.step(number, method(replayed), combine, tasks_of(combine, replayed)) / updates
+                else:
+                    lost = lost + program(replayed).mean() / updates
+                    descent.step(number, torch.tensor([told]), None)
+                targets.follow()
         finished = step + 1
         if finished % every == 0 or finished == steps:
             learned = finished - max(since, first)
-            loss, lost = loss + float(lost), nothing
+            told = float(lost)  # not finite: the next optimiser step says so
+            loss, lost = loss + told, nothing
             history.step.append(finished)
             history.loss.append(loss / learned if learned > 0 else torch.nan)
             history.score.append(score / episodes if episodes else torch.nan)
@@ -221,9 +201,10 @@ def drawn(
     Shape:
         each ``[batch, 1, ...]``.
     """
-    if relabel is not None:
+    if relabel is not None or not times:
         for _ in range(times):
             slot, row = past.draw(batch, generator)
+            assert relabel is not None
             steps = relabel(past, slot, row, past.take(slot, row), generator)
             yield with_noise(steps, noise(batch, problem, generator))
         return

@@ -33,7 +33,7 @@ class MAML(Method):
             authors' code for reinforcement learning halves it.
         first_order: ignore second derivatives (FOMAML).
         adjoint: the same gradient without the steps' graph, for many steps: memory grows by the weights of a step, not
-            by all that was computed in it (Conv4, 100 steps: a ninth), and a step takes 1.3 to 1.9 times as long.
+            by all that was computed in it (Conv4, 100 steps: a ninth), and a step takes 1.3 to 1.8 times as long.
             Dropout draws each step's masks again. ``"compiled"``: the same by two programs, a step forwards and one
             backwards, which are compiled once and serve any number of steps; pays in long runs on supports of one size,
             not beside ``fit(compile=True)``, which compiles all steps as one, and the net may not have dropout.

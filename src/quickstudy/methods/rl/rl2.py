@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from quickstudy.core import Explorer, InputError, Kind, Prediction, Predictor, Problem, Trajectory
 from quickstudy.methods.rl._policies import check_actions, draw, gaussian
 from quickstudy.methods.rl._returns import Value, advantages, reach, value_error
+from quickstudy.tasks.acting import sent
 
 
 class RL2(Explorer):
@@ -227,7 +228,7 @@ class RecurrentPolicy:
             drawn = draw(over, generator)
             return drawn, over.log_prob(drawn), memory
         log_pi = F.log_softmax(output, -1)
-        action = torch.multinomial(log_pi.exp(), 1, generator=generator)
+        action = sent(torch.multinomial(log_pi.exp().to(generator.device), 1, generator=generator), log_pi)
         return action.squeeze(1), log_pi.gather(1, action).squeeze(1), memory
 
     def learn(self, memory: Tensor, action: Tensor, reward: Tensor, done: Tensor) -> Tensor:
