@@ -196,7 +196,7 @@ def main() -> None:
     minutes = sum(one["minutes"] for one in found)
 
     def row(what: str, metric: str, values: list[float], n: int, target: float, better: Better, source: str) -> Row:
-        result = between_seeds(values, n)
+        result = between_seeds(values, n, -1.0, 1.0)
         print(f"{what}: {result} of {values}", flush=True)
         return Row(
             "policy-distillation", what, metric, result.mean, result.low, result.high, n=n, seeds=seeds, target=target,
