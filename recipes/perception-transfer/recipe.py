@@ -15,7 +15,7 @@ of training look at; it ends at an error of about 0.4. Then PPO learns to act th
 All nets are equally large. The first score is how many steps of the world it took until 80 % of 200 goals were reached
 (looked at after every 5 steps of training; a run that never gets there counts as its whole budget, which favours it).
 Rates were chosen among 3e-3, 1e-3 and 3e-4 on seed 0, each for its own kind: 3e-3 where features are frozen, else 1e-3.
-Missed: fine-tuning from the first step came to .51 [.37, .66] with three seeds, pixels to .66 [.50, .81]: what was
+Missed: fine-tuning from the first step came to .55 [.37, .73] with five seeds, pixels to .65 [.59, .71]: what was
 learned first is lost, perhaps as the first gradients are those of a policy that knows nothing yet (not tested). Neither
 came to 80 %, so the two are compared by what they reach. Finished runs are kept in ``runs/perception-transfer``.
 """
