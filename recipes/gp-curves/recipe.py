@@ -14,14 +14,14 @@ What was found, and why most bars of 1.1 times the exact error are missed (check
 - Training was short. Losses were falling when the rate was let to zero, that of the CNP on Gaussian processes by .01 in
   the last of eight stretches, on sinusoids by .04; at a quarter of the length the CNP's error on sinusoids is 5 (K = 5)
   to 10 times (K = 10) what it came to.
-- A mean over examples blurs: the CNP is furthest behind at K = 10 on Gaussian processes (1.44; with attention 1.16).
+- A mean over examples blurs: the CNP is furthest behind at K = 10 on Gaussian processes (1.44; with attention 1.17).
 - On sinusoids the attentive CNP is behind the CNP and MAML, though attention helped on Gaussian processes. It has a
   third of the CNP's numbers (21,314 for 66,818); twice as wide, it was at .45 after 3,500 steps at K = 10, where it was
   at .81 after 5,000 as it is. So its size is one reason. Another is supposed: attention averages points, where a phase
   follows from all of them together.
-- At K = 1 most of the error is what nobody can know, and the transformer (1.12 times) is nearly there.
+- At K = 1 most of the error is what nobody can know, and the transformer (1.13 times) is nearly there.
 
-Intervals are over tasks. Where rows say one seed, what another training run would give is not in them.
+Intervals are over tasks; means of two training runs, which differ little.
 """
 
 from __future__ import annotations
