@@ -33,11 +33,11 @@ from pathlib import Path
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from torch import Tensor
 
 from quickstudy.core import Environment
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import proportion
 from quickstudy.methods import SAC
 from quickstudy.methods.rl._policies import best_of
 from quickstudy.tasks.acting import OnDevice, Wrapped
@@ -218,15 +218,14 @@ def main() -> None:
     minutes, rows = known["minutes"] + (time.perf_counter() - begin) / 60, []
     said = "MT3-easy (reach, drawer-close, window-close)" if options.suite == "mt3" else "MT10"
     for success, when in zip(every.double().numpy(), ("in the end", "at any step"), strict=True):
-        share = success.mean()
-        low, high = binomtest(int(success.sum()), success.size).proportion_ci(0.95, "wilson")
+        over = proportion(success)
         of_each = dict(zip(robots.names, success.mean(1).round(2).tolist(), strict=True))
-        print(f"success {when}: {share:.3f} [{low:.3f}, {high:.3f}]; {of_each}")
+        print(f"success {when}: {over}; {of_each}")
         if options.only is None:
             rows.append(Row(
                 "meta-world", f"{said} by SAC with heads: success {when} after {taken} steps and "
-                f"{taken // (arms * k) * updates} updates", "success", share, low, high,
-                n=success.size, seeds=1, target=suite.target, better="higher",
+                f"{taken // (arms * k) * updates} updates", "success", over.mean, over.low, over.high,
+                n=over.n, seeds=1, target=suite.target, better="higher",
                 source=suite.source, tier="full", minutes=minutes,
                 command=f"{COMMAND} {options.suite} --device cuda --workers 6",
             ))  # fmt: skip

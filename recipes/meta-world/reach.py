@@ -42,11 +42,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from quickstudy.core import Policy, Problem
 from quickstudy.evaluation.claims import Row, record
+from quickstudy.evaluation.statistics import proportion
 from quickstudy.methods import RL2
 from quickstudy.tasks.acting import Rule, Wrapped, at_random, uniform
 from quickstudy.training import collect, fit_rl
@@ -258,13 +258,12 @@ def main() -> None:
         minutes, rows = known["minutes"] + (time.perf_counter() - begin) / 60, []
         for i, when in enumerate(("in the end", "at any step")):
             for j, episode in enumerate(("first", "second")):
-                each = found["RL2"][i, j]
-                interval = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
+                over = proportion(found["RL2"][i, j].double().numpy())
                 others = ", ".join(f"{name} {float(found[name][i, j].mean()):.2f}" for name in ("random", "expert"))
                 rows.append(Row(
                     "meta-world", f"{said}after {taken} steps in episodes of {options.length} with steeper rewards: "
                     f"success {when} of the {episode} episode of {length} steps ({others})", "success",
-                    float(each.double().mean()), interval.low, interval.high, n=len(each), seeds=1, target=0.9,
+                    over.mean, over.low, over.high, n=over.n, seeds=1, target=0.9,
                     better="higher", source="issue: ML1-reach RL2 at least .9", tier="cpu", minutes=minutes,
                     command=command,
                 ))  # fmt: skip

@@ -34,7 +34,7 @@ from torch.distributions import Distribution
 
 from quickstudy.core import Episodes, Estimate, Method, Problem
 from quickstudy.evaluation.claims import Row, record
-from quickstudy.evaluation.statistics import estimate
+from quickstudy.evaluation.statistics import estimate, proportion
 from quickstudy.methods import MAML
 from quickstudy.methods.registry import build, find
 from quickstudy.nets import MLP
@@ -156,7 +156,7 @@ def rows_of(name: str, runs: list[dict[str, object]]) -> list[Row]:
         if name == "maml" and steps > 1:
             mean = f"{table}: {FINN[steps]}, a mean; for the eye"
             row(f"{after}, median task", "median squared error", median(scores), FINN[steps], mean)
-            lost = share(scores > DIVERGED)
+            lost = proportion((scores > DIVERGED).astype(float))
             row(f"{after}, tasks that diverged", "share of tasks", lost, 0.0, f"computed: none over {DIVERGED}")
             halved = over_tasks(scores_of(runs, f"{steps} halved"))
             end = f"{after}, all but the first half as long"
@@ -191,14 +191,6 @@ def median(scores: NDArray[np.float64]) -> Estimate:
     each, rng = scores.mean(0), np.random.default_rng(0)
     drawn = np.sort(np.median(each[rng.integers(0, len(each), (2000, len(each)))], 1))
     return Estimate(float(np.median(each)), float(drawn[50]), float(drawn[1949]), len(each), len(scores))
-
-
-def share(happened: NDArray[np.bool_]) -> Estimate:
-    """How often, with Wilson's interval: few or none have no bootstrap. Shape: ``[seeds, tasks]``."""
-    n, p, z = happened.size, float(happened.mean()), 1.96
-    middle, half = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
-    return Estimate(p, low, high, happened.shape[1], len(happened))
 
 
 def main(report: Callable[[str], None] = print) -> None:

@@ -143,7 +143,8 @@ def train(
             if done % every == 0 or done == total:
                 chance = torch.Generator().manual_seed(20_000 + config.seed)
                 tasks = environment.sample(VALIDATION, chance)
-                curve[done * each] = float(trial_scores(environment, policy_of(near(method)), tasks, chance).mean())
+                near = method if where.type == "cpu" else copy.deepcopy(method).cpu()
+                curve[done * each] = float(trial_scores(environment, policy_of(near), tasks, chance).mean())
                 lines = (json.dumps({"steps": at, METRIC: score}) + "\n" for at, score in sorted(curve.items()))
                 write_atomic(out / "metrics.jsonl", "".join(lines).encode())
             if progress is not None:
@@ -168,12 +169,6 @@ def train(
     return run, found
 
 
-def near(method: Explorer) -> Explorer:
-    """The method where the environment computes: itself, or a copy."""
-    away = any(tensor.device.type != "cpu" for tensor in method.state_dict().values())
-    return copy.deepcopy(method).cpu() if away else method
-
-
 def _build(config: Config, environment: Environment) -> Explorer:
     cls = find(config.method)
     if not issubclass(cls, Explorer):
@@ -192,10 +187,10 @@ def _build(config: Config, environment: Environment) -> Explorer:
 
 
 def _loop(
-    method: Explorer, world: Environment, config: Config, where: torch.device
+    method: Explorer, inside: Environment, config: Config, where: torch.device
 ) -> tuple[int, int, Callable[..., Any]]:
     """Steps, environment steps of each, and the loop that suits the method."""
-    environment = world if where.type == "cpu" else OnDevice(world, where)
+    environment = inside if where.type == "cpu" else OnDevice(inside, where)
     if isinstance(method, Imitates):
         if where.type != "cpu":
             raise InputError(
@@ -216,8 +211,8 @@ def _loop(
         return rounds, tasks * environment.horizon, imitate
     if isinstance(method, Follows):
         steps, tasks = config.steps or 5000, 4
-        goals = all(hasattr(world, part) for part in ("goals", "relabel", "outcome"))
-        relabel: Any = Hindsight(world) if goals and getattr(world, "shows_goal", True) else None  # type: ignore[arg-type]
+        goals = all(hasattr(inside, part) for part in ("goals", "relabel", "outcome"))
+        relabel: Any = Hindsight(inside) if goals and getattr(inside, "shows_goal", True) else None  # type: ignore[arg-type]
 
         def remember(**options: Any) -> object:
             return fit_off_policy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,12 +63,21 @@ def estimate(scores: Array, weights: Array, rng: np.random.Generator) -> Estimat
     """
     each = over_seeds(scores)
     if np.isin(each, (0, 1)).all() and np.ptp(weights) == 0 and len(each) >= FEWEST:
-        from scipy.stats import binomtest
-
-        share = binomtest(int(each.sum()), len(each)).proportion_ci(LEVEL, "wilson")
-        return Estimate(float(each.mean()), float(share.low), float(share.high), len(each), len(scores))
+        return replace(proportion(each), seeds=len(scores))
     mean, low, high = simultaneous(each[None], weights, rng)
     return Estimate(float(mean[0]), float(low[0]), float(high[0]), len(each), len(scores))
+
+
+def proportion(happened: Array) -> Estimate:
+    """How often something happened, with Wilson's 95 % interval.
+
+    Args:
+        happened: 0 or 1, of tasks or episodes; any shape.
+    """
+    from scipy.stats import binomtest
+
+    over = binomtest(int(happened.sum()), happened.size).proportion_ci(LEVEL, "wilson")
+    return Estimate(float(happened.mean()), float(over.low), float(over.high), happened.size, 1)
 
 
 def simultaneous(values: Array, weights: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:

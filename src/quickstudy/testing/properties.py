@@ -319,7 +319,7 @@ def property_table() -> str:
         if not issubclass(cls, Explorer):
             kind = cls.__module__.split(".")[-2]
             cells = ["yes" if getattr(cls, what) else "" for what in ("expressive", "consistent", "uncertain")]
-            lines.append(f"| {kind} | `{name}` | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+            lines.append(_line(kind, f"`{name}`", *cells))
     return "\n".join(lines)
 
 
@@ -329,5 +329,10 @@ def acting_table() -> str:
     for name, cls in all_methods().items():
         if issubclass(cls, Explorer):
             cells = ["yes" if declared else "" for declared in (cls.exploring, cls.off_policy)]
-            lines.append(f"| `{name}` | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+            lines.append(_line(f"`{name}`", *cells))
     return "\n".join(lines)
+
+
+def _line(*cells: str) -> str:
+    """A line of a Markdown table."""
+    return "|" + "".join(f" {cell} |" if cell else " |" for cell in cells)

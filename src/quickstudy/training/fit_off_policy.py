@@ -201,10 +201,11 @@ def drawn(
     Shape:
         each ``[batch, 1, ...]``.
     """
-    if relabel is not None or not times:
+    if not times:
+        return
+    if relabel is not None:
         for _ in range(times):
             slot, row = past.draw(batch, generator)
-            assert relabel is not None
             steps = relabel(past, slot, row, past.take(slot, row), generator)
             yield with_noise(steps, noise(batch, problem, generator))
         return
